@@ -1,0 +1,559 @@
+//! The protocol between clients (CLI, SDK) and the control plane: JSON on channel frames.
+//!
+//! ```text
+//! client -> control   one Request
+//! control -> client   any number of {"event": …} frames, then one {"result": …} or {"error": …} frame
+//! ```
+//!
+//! A connection carries requests one after another. Closing it while a request runs cancels the request,
+//! unless it was detached. Tables (`query`) travel as SIPC messages beside the result: blob 0 is the message, the
+//! frame's descriptors are its segments in the order of `segments`.
+//! The Python SDK speaks the same JSON; a change here is a change of protocol: raise [`VERSION`].
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+/// Version of the protocol. A daemon of another version is replaced by the client.
+pub const VERSION: u32 = 1;
+
+/// Text properties of a commit or table.
+pub type Properties = std::collections::BTreeMap<String, String>;
+
+/// One request.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Request {
+    /// [`VERSION`].
+    pub v: u32,
+    /// URI of the lake.
+    pub lake: String,
+    /// Who asks; becomes the author of commits.
+    pub author: Actor,
+    /// What is asked.
+    #[serde(flatten)]
+    pub op: Op,
+}
+
+/// A person or service.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Actor {
+    /// Name.
+    pub name: String,
+    /// Mail address, may be empty.
+    #[serde(default)]
+    pub email: String,
+}
+
+/// Where commits of a write get their words from.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct CommitWords {
+    /// First paragraph of the message; a default says what was done.
+    #[serde(default)]
+    pub message: Option<String>,
+    /// The rest of the message.
+    #[serde(default)]
+    pub body: Option<String>,
+    /// Properties.
+    #[serde(default)]
+    pub properties: Properties,
+}
+
+/// The operations. `result` of each is named behind it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(tag = "op")]
+pub enum Op {
+    /// -> [`Daemon`]
+    #[serde(rename = "ping")]
+    Ping,
+    /// Stops the daemon, cancelling what runs. -> `null`
+    #[serde(rename = "shutdown")]
+    Shutdown,
+    /// -> [`RunResult`]; events: all kinds. With `detach` the result has status `RUNNING` and comes at once.
+    #[serde(rename = "run")]
+    Run(Run),
+    /// -> [`PlanResult`]
+    #[serde(rename = "plan")]
+    Plan(Run),
+    /// -> [`QueryResult`] with a table beside it.
+    #[serde(rename = "query")]
+    Query {
+        /// One SELECT.
+        sql: String,
+        #[serde(rename = "ref")]
+        at: String,
+        #[serde(default)]
+        namespace: Option<String>,
+        /// At most so many rows.
+        #[serde(default)]
+        max_rows: Option<u64>,
+    },
+
+    /// -> `[Ref]`
+    #[serde(rename = "branch.list")]
+    BranchList {
+        /// Exact name or `^regex$`.
+        #[serde(default)]
+        name: Option<String>,
+        #[serde(default)]
+        limit: Option<u64>,
+    },
+    /// -> `Ref`
+    #[serde(rename = "branch.get")]
+    BranchGet { name: String },
+    /// -> `Ref`
+    #[serde(rename = "branch.create")]
+    BranchCreate {
+        name: String,
+        from: String,
+        #[serde(default)]
+        if_not_exists: bool,
+    },
+    /// -> `{"deleted": bool}`
+    #[serde(rename = "branch.delete")]
+    BranchDelete {
+        name: String,
+        #[serde(default)]
+        if_exists: bool,
+    },
+    /// -> `Ref`
+    #[serde(rename = "branch.rename")]
+    BranchRename { name: String, new_name: String },
+    /// -> `Ref` of `into` after the merge
+    #[serde(rename = "branch.merge")]
+    BranchMerge {
+        /// Any ref.
+        source: String,
+        into: String,
+        #[serde(flatten)]
+        words: CommitWords,
+    },
+    /// -> `{"added": [name], "removed": [name], "changed": [name]}`: from `a` to `b`
+    #[serde(rename = "branch.diff")]
+    BranchDiff {
+        a: String,
+        b: String,
+        #[serde(default)]
+        namespace: Option<String>,
+    },
+
+    /// -> `[Ref]`
+    #[serde(rename = "tag.list")]
+    TagList {
+        #[serde(default)]
+        name: Option<String>,
+        #[serde(default)]
+        limit: Option<u64>,
+    },
+    /// -> `Ref`
+    #[serde(rename = "tag.get")]
+    TagGet { name: String },
+    /// -> `Ref`
+    #[serde(rename = "tag.create")]
+    TagCreate {
+        name: String,
+        from: String,
+        #[serde(default)]
+        if_not_exists: bool,
+    },
+    /// -> `{"deleted": bool}`
+    #[serde(rename = "tag.delete")]
+    TagDelete {
+        name: String,
+        #[serde(default)]
+        if_exists: bool,
+    },
+    /// -> `Ref`
+    #[serde(rename = "tag.rename")]
+    TagRename { name: String, new_name: String },
+
+    /// -> `[Commit]`, newest first
+    #[serde(rename = "commit.list")]
+    CommitList {
+        #[serde(rename = "ref")]
+        at: String,
+        /// Filters: exact text or `^regex$`.
+        #[serde(default)]
+        message: Option<String>,
+        #[serde(default)]
+        author_name: Option<String>,
+        #[serde(default)]
+        author_email: Option<String>,
+        #[serde(default)]
+        properties: Properties,
+        #[serde(default)]
+        limit: Option<u64>,
+    },
+
+    /// -> `[{"name"}]`
+    #[serde(rename = "namespace.list")]
+    NamespaceList {
+        #[serde(rename = "ref")]
+        at: String,
+        #[serde(default)]
+        name: Option<String>,
+        #[serde(default)]
+        limit: Option<u64>,
+    },
+    /// -> `Ref` of the branch
+    #[serde(rename = "namespace.create")]
+    NamespaceCreate {
+        name: String,
+        branch: String,
+        #[serde(default)]
+        if_not_exists: bool,
+        #[serde(flatten)]
+        words: CommitWords,
+    },
+    /// -> `Ref` of the branch
+    #[serde(rename = "namespace.delete")]
+    NamespaceDelete {
+        name: String,
+        branch: String,
+        #[serde(default)]
+        if_exists: bool,
+        #[serde(flatten)]
+        words: CommitWords,
+    },
+
+    /// -> `[{"namespace","name","kind"}]` (no metadata file is opened)
+    #[serde(rename = "table.list")]
+    TableList {
+        #[serde(rename = "ref")]
+        at: String,
+        #[serde(default)]
+        namespace: Option<String>,
+        #[serde(default)]
+        name: Option<String>,
+        #[serde(default)]
+        limit: Option<u64>,
+    },
+    /// -> [`Table`]
+    #[serde(rename = "table.get")]
+    TableGet {
+        name: String,
+        #[serde(rename = "ref")]
+        at: String,
+        #[serde(default)]
+        namespace: Option<String>,
+    },
+    /// -> `Ref` of the branch
+    #[serde(rename = "table.delete")]
+    TableDelete {
+        name: String,
+        branch: String,
+        #[serde(default)]
+        namespace: Option<String>,
+        #[serde(default)]
+        if_exists: bool,
+        #[serde(flatten)]
+        words: CommitWords,
+    },
+    /// Infers a schema from files and creates an empty table. -> [`Table`]
+    #[serde(rename = "table.create")]
+    TableCreate {
+        name: String,
+        /// Path, glob, folder or `file://` URI of Parquet or CSV files (absolute).
+        search_uri: String,
+        branch: String,
+        #[serde(default)]
+        namespace: Option<String>,
+        /// `"day(ts), country"`
+        #[serde(default)]
+        partitioned_by: Option<String>,
+        #[serde(default)]
+        replace: bool,
+    },
+    /// Appends files to a table. -> [`ImportResult`]; events: `log`
+    #[serde(rename = "table.import")]
+    TableImport {
+        name: String,
+        search_uri: String,
+        branch: String,
+        #[serde(default)]
+        namespace: Option<String>,
+        #[serde(default)]
+        continue_on_error: bool,
+        #[serde(default)]
+        import_duplicate_files: bool,
+        #[serde(default)]
+        best_effort: bool,
+    },
+
+    /// -> `[Job]`, newest first
+    #[serde(rename = "job.list")]
+    JobList {
+        /// Ids or prefixes; empty: all.
+        #[serde(default)]
+        ids: Vec<String>,
+        /// `run`, `query`, `table-create`, `table-import`
+        #[serde(default)]
+        kinds: Vec<String>,
+        /// `RUNNING SUCCESS FAILED CANCELLED`
+        #[serde(default)]
+        statuses: Vec<String>,
+        #[serde(default)]
+        limit: Option<u64>,
+    },
+    /// -> [`Job`]
+    #[serde(rename = "job.get")]
+    JobGet { id: String },
+    /// -> `[{"timestamp","node","stream","line"}]`
+    #[serde(rename = "job.logs")]
+    JobLogs { id: String },
+    /// Cancels and waits until it has ended. -> [`Job`]
+    #[serde(rename = "job.stop")]
+    JobStop { id: String },
+}
+
+/// A run or a plan.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Run {
+    /// Absolute path of the project folder.
+    pub project_dir: String,
+    /// Branch to run on (a plan or a dry run may take any ref).
+    #[serde(rename = "ref")]
+    pub at: String,
+    #[serde(default)]
+    pub namespace: Option<String>,
+    /// Values as text, read by the declared type.
+    #[serde(default)]
+    pub parameters: std::collections::BTreeMap<String, String>,
+    #[serde(default = "yes")]
+    pub strict: bool,
+    #[serde(default)]
+    pub dry_run: bool,
+    /// `off`, `on` (= head), `head` or `tail`.
+    #[serde(default = "off")]
+    pub preview: String,
+    #[serde(default)]
+    pub detach: bool,
+}
+
+fn yes() -> bool {
+    true
+}
+
+fn off() -> String {
+    "off".into()
+}
+
+/// What happens while a request runs: `{"event": "log", …}`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "lowercase")]
+pub enum Event {
+    /// The job exists now.
+    Job { job_id: String },
+    /// The plan: nodes in topological order, and its drawing.
+    Plan { nodes: Vec<PlannedNode>, drawing: String },
+    /// A node's state changed.
+    Node(NodeResult),
+    /// A line that user code printed, or the platform says of a node (`stream`: `stdout`, `stderr`, `system`).
+    Log { node: String, stream: String, line: String },
+    /// Rows of a node's result, as text.
+    Preview { node: String, text: String },
+    /// Something the user should know; always actionable.
+    Warning { text: String },
+}
+
+/// A node as the client must know it to draw progress.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct PlannedNode {
+    pub name: String,
+    pub kind: String,
+    pub inputs: Vec<String>,
+}
+
+/// What `forebay run -o json` prints.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct RunResult {
+    /// 1
+    pub schema: u32,
+    pub job_id: String,
+    /// `SUCCESS FAILED CANCELLED`, and `RUNNING` for a detached run
+    pub status: String,
+    /// The target ref after the run.
+    #[serde(rename = "ref")]
+    pub at: Option<Ref>,
+    pub nodes: Vec<NodeResult>,
+    pub error: Option<Error>,
+    /// The temporary branch of a failed run, kept for inspection.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failed_branch: Option<String>,
+}
+
+/// One node of a run.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct NodeResult {
+    pub name: String,
+    /// `scan sql python expectation write`
+    pub kind: String,
+    /// `waiting running done failed cancelled skipped`
+    pub status: String,
+    pub rows: Option<u64>,
+    pub bytes: Option<u64>,
+    pub seconds: Option<f64>,
+    pub bytes_copied: u64,
+    pub bytes_referenced: u64,
+    pub bytes_reshared: u64,
+    pub bytes_inline: u64,
+    /// `none` until results are cached.
+    pub cache: String,
+}
+
+/// A ref and the commit it points to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ref {
+    pub name: String,
+    pub hash: String,
+    /// `BRANCH TAG DETACHED`
+    #[serde(rename = "type", default)]
+    pub kind: String,
+    /// For the branch of a failed run: the job.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failed_job: Option<String>,
+}
+
+/// One commit.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Commit {
+    pub hash: String,
+    pub message: String,
+    pub author: Actor,
+    /// RFC 3339, UTC.
+    pub authored_date: String,
+    pub parent_hashes: Vec<String>,
+    pub properties: Properties,
+}
+
+/// One table at a ref.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Table {
+    pub id: String,
+    pub namespace: String,
+    pub name: String,
+    /// `TABLE`
+    pub kind: String,
+    pub fields: Vec<Field>,
+    /// `[{"name","transform"}]`
+    pub partitions: Vec<Map<String, Value>>,
+    pub records: Option<u64>,
+    /// Bytes of the data files.
+    pub size: Option<u64>,
+    pub snapshots: u64,
+    pub metadata_location: String,
+    pub current_snapshot_id: Option<i64>,
+    pub current_schema_id: i32,
+    /// RFC 3339, UTC.
+    pub last_updated_at: String,
+    pub properties: Properties,
+    pub comment: Option<String>,
+}
+
+/// One column of a table; `type` is an Iceberg type name.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Field {
+    pub id: i32,
+    pub name: String,
+    pub required: bool,
+    #[serde(rename = "type")]
+    pub kind: String,
+    pub doc: Option<String>,
+}
+
+/// `{"logical": …, "physical": …, "drawing": …}`
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct PlanResult {
+    pub schema: u32,
+    pub logical: Value,
+    pub physical: Value,
+    /// Text drawing of both.
+    pub drawing: String,
+}
+
+/// Describes the table beside it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct QueryResult {
+    pub job_id: String,
+    /// Arrow columns: `[{"name","type","nullable"}]`
+    pub fields: Vec<Map<String, Value>>,
+    pub rows: u64,
+    /// `[{"id","length"}]`, in the order of the frame's descriptors.
+    pub segments: Vec<Value>,
+}
+
+/// How an import went.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ImportResult {
+    pub job_id: String,
+    #[serde(rename = "ref")]
+    pub at: Ref,
+    pub rows: u64,
+    /// Files imported.
+    pub files: Vec<String>,
+    /// Files left out because they were imported before.
+    pub skipped: Vec<String>,
+    /// `[{"file","error"}]` with `continue_on_error`.
+    pub failed: Vec<Value>,
+}
+
+/// A tracked piece of work.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Job {
+    pub id: String,
+    /// `run query table-create table-import`
+    pub kind: String,
+    pub user: String,
+    /// `RUNNING SUCCESS FAILED CANCELLED`
+    pub status: String,
+    /// RFC 3339, UTC.
+    pub created_at: String,
+    pub finished_at: Option<String>,
+    pub lake: String,
+    #[serde(rename = "ref")]
+    pub at: Option<String>,
+    pub error: Option<Error>,
+    /// The run's result, once there is one.
+    pub result: Option<Value>,
+}
+
+/// An error over the wire; the twin of `types::Report`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Error {
+    pub code: String,
+    pub message: String,
+    pub causes: Vec<String>,
+    pub hint: Option<String>,
+    /// `{"file","line","column","excerpt"}`
+    pub at: Option<Place>,
+    /// `request usage platform`
+    pub fault: String,
+    /// Further errors found at the same time (a plan reports all).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub others: Vec<Error>,
+    /// The user's traceback, if their code raised.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub traceback: Option<String>,
+    /// The node that failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<String>,
+}
+
+/// A place in the project.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Place {
+    pub file: String,
+    pub line: u32,
+    pub column: u32,
+    pub excerpt: Option<String>,
+}
+
+/// What a daemon says of itself.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Daemon {
+    /// Version and build of the program.
+    pub version: String,
+    pub protocol: u32,
+    pub pid: u32,
+    pub home: String,
+    pub started_at: String,
+    pub running_jobs: u64,
+}

@@ -1,0 +1,2 @@
+//! Control plane (being built).
+pub mod api;

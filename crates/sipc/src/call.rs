@@ -1,0 +1,199 @@
+//! What a supervisor says to a function process, and what it answers. JSON on a [`Frame`](../../shm) with
+//! table messages as blobs and segments as file descriptors beside it.
+//!
+//! ```text
+//! supervisor -> function   Call   blobs: one SIPC message per input    fds: the segments, in the order of `segments`
+//! function -> supervisor   Reply  blobs: the output's SIPC message     fds: the new segment, if bytes were written
+//! ```
+//!
+//! A function process gets its channel as file descriptor 0, takes one call, gives one reply, and exits.
+
+use serde::{Deserialize, Serialize};
+
+/// One function to execute.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Call {
+    /// The node's name, for messages.
+    pub node: String,
+    /// Segments whose descriptors come with the frame, in that order.
+    pub segments: Vec<SegmentRef>,
+    /// Inputs; the n-th input's message is the n-th blob.
+    pub inputs: Vec<CallInput>,
+    /// What to do.
+    pub work: Work,
+    /// Identity of the segment this function may write.
+    pub output_segment: u64,
+    /// Rows of the output to print into the reply as a preview, if the user asked for one.
+    pub preview: Option<Preview>,
+}
+
+/// A segment by identity.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SegmentRef {
+    /// Unique on this worker.
+    pub id: u64,
+    /// Length in bytes.
+    pub length: u64,
+}
+
+/// An input table.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CallInput {
+    /// The name the function knows it by.
+    pub name: String,
+    /// Columns handed over, in this order; `None`: all.
+    pub columns: Option<Vec<String>>,
+}
+
+/// Which rows a preview shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Preview {
+    /// The first ten.
+    Head,
+    /// The last ten.
+    Tail,
+}
+
+/// The kinds of function; the wire twin of `plan::physical::Work`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "lowercase")]
+pub enum Work {
+    /// Read a lake table.
+    Scan {
+        /// Iceberg metadata file.
+        metadata_location: String,
+        /// Snapshot; `None`: no data.
+        snapshot_id: Option<i64>,
+        /// Columns in order; `None`: all.
+        columns: Option<Vec<String>>,
+        /// SQL boolean expression.
+        filter: Option<String>,
+    },
+    /// Run one SELECT over the inputs.
+    Sql {
+        /// The statement.
+        query: String,
+    },
+    /// Call a user's function.
+    Python {
+        /// Absolute path of the project's snapshot folder.
+        project: String,
+        /// File relative to it.
+        file: String,
+        /// Function name.
+        function: String,
+        /// Arguments in order.
+        arguments: Vec<Argument>,
+        /// `true`: an expectation, must return a truth value.
+        truth: bool,
+        /// Columns the output must have (strict) or should have.
+        columns: Option<Vec<String>>,
+        /// Whether a mismatch of `columns` is an error.
+        strict: bool,
+    },
+    /// Write the input as an Iceberg table.
+    Write {
+        /// Folder of a new table.
+        location: String,
+        /// Metadata file the table has now.
+        base: Option<String>,
+        /// `replace`, `append` or `overwrite`.
+        strategy: String,
+        /// For `overwrite`: the filter.
+        filter: Option<String>,
+        /// `(column, transform)`: transforms are `identity year month day hour`.
+        partition_by: Vec<(String, String)>,
+        /// Table properties to set (`comment`, …).
+        properties: Vec<(String, String)>,
+    },
+}
+
+/// One argument of a Python function.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "is", rename_all = "lowercase")]
+pub enum Argument {
+    /// The input of that name, as `pyarrow`, `reader`, `pandas`, `polars`, `polars-lazy` or `duckdb`.
+    Table {
+        /// Parameter name.
+        name: String,
+        /// Form.
+        form: String,
+    },
+    /// A plain value: null, bool, int, float or string.
+    Value {
+        /// Parameter name.
+        name: String,
+        /// The value.
+        value: serde_json::Value,
+    },
+}
+
+/// How a call ended, as far as the function can tell.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "reply", rename_all = "lowercase")]
+pub enum Reply {
+    /// A table: blob 0 is its message. The new segment (fd 0, if any) has the id given in the call.
+    Table {
+        /// Rows.
+        rows: u64,
+        /// Bytes by how they got into the message.
+        bytes: Bytes,
+        /// Printed preview, if asked for.
+        preview: Option<String>,
+        /// Things the user should know (a declared column is missing, …).
+        warnings: Vec<String>,
+    },
+    /// An expectation's verdict.
+    Truth {
+        /// Whether it holds.
+        value: bool,
+    },
+    /// An Iceberg table was written.
+    Written {
+        /// Its new metadata file.
+        metadata_location: String,
+        /// Rows written.
+        rows: u64,
+        /// Bytes of data files written.
+        file_bytes: u64,
+        /// Printed preview, if asked for.
+        preview: Option<String>,
+    },
+    /// It failed.
+    Failed {
+        /// Error code (`RUN0001`, …).
+        code: String,
+        /// "could not …".
+        message: String,
+        /// Causes.
+        causes: Vec<String>,
+        /// Next action.
+        hint: Option<String>,
+        /// The user's traceback, trimmed to their frames, if their code raised.
+        traceback: Option<String>,
+        /// `request` or `platform`.
+        fault: String,
+    },
+}
+
+/// Bytes of a table, by how each buffer got into its message.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Bytes {
+    /// In a segment the function wrote, without a copy (born there).
+    pub referenced: u64,
+    /// In a segment of an input.
+    pub reshared: u64,
+    /// Copied into the output segment.
+    pub copied: u64,
+    /// Inside the message itself.
+    pub inline: u64,
+}
+
+impl Bytes {
+    /// All bytes of the table.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        self.referenced + self.reshared + self.copied + self.inline
+    }
+}

@@ -1,0 +1,12 @@
+//! Words every crate shares: names, refs, hashes, and how an error is told to a person.
+//!
+//! No I/O and no workspace dependency. Text becomes one of these types once, at the edge
+//! ("parse, don't validate"); after that, a `TableName` is a table name.
+
+mod names;
+mod partition;
+mod report;
+
+pub use names::{BranchName, CommitHash, InvalidName, RefSpec, TableName};
+pub use partition::{PartitionField, Transform, parse_partition_fields};
+pub use report::{Code, Coded, Fault, Location, Report};
