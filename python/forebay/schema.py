@@ -1,0 +1,297 @@
+"""What the catalog and the job list hold: refs, commits, namespaces, tables, jobs. Plain, immutable values.
+
+Dates are `datetime` in UTC. Every ref prints as `name@hash`, the form that pins it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import Enum
+from typing import Any, Mapping
+
+__all__ = [
+    "Actor",
+    "Branch",
+    "Commit",
+    "DetachedRef",
+    "Job",
+    "JobKind",
+    "JobLogEvent",
+    "JobState",
+    "Namespace",
+    "PartitionField",
+    "Ref",
+    "RefType",
+    "Table",
+    "TableField",
+    "TableKind",
+    "Tag",
+]
+
+
+class RefType(str, Enum):
+    """What a ref is: only a branch moves."""
+
+    BRANCH = "BRANCH"
+    TAG = "TAG"
+    DETACHED = "DETACHED"
+
+    def __str__(self) -> str:
+        return self.value
+
+
+@dataclass(frozen=True)
+class Ref:
+    """A name and the commit it pointed to when it was read.
+
+    Example:
+        >>> from forebay.schema import Branch
+        >>> str(Branch("main", "1a2b3c4d"))
+        'main@1a2b3c4d'
+    """
+
+    name: str
+    hash: str
+    type: RefType = RefType.DETACHED
+
+    def __str__(self) -> str:
+        return f"{self.name}@{self.hash}"
+
+
+@dataclass(frozen=True)
+class Branch(Ref):
+    """A branch. Passed as a branch it is its name; passed as a ref it is pinned to this commit.
+
+    `failed_job` names the job whose run failed and left this branch for inspection; such a branch cannot be merged.
+    """
+
+    type: RefType = RefType.BRANCH
+    failed_job: str | None = None
+
+    __str__ = Ref.__str__
+
+
+@dataclass(frozen=True)
+class Tag(Ref):
+    """A name for one commit."""
+
+    type: RefType = RefType.TAG
+
+    __str__ = Ref.__str__
+
+
+@dataclass(frozen=True)
+class DetachedRef(Ref):
+    """A commit without a name."""
+
+    type: RefType = RefType.DETACHED
+
+    __str__ = Ref.__str__
+
+
+@dataclass(frozen=True)
+class Actor:
+    """A person or service: name and mail address (may be empty)."""
+
+    name: str
+    email: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.name} <{self.email}>" if self.email else self.name
+
+
+@dataclass(frozen=True)
+class Commit:
+    """An immutable state of the whole lake: every table of every namespace."""
+
+    ref: Ref
+    message: str
+    author: Actor
+    authored_date: datetime
+    parent_hashes: tuple[str, ...] = ()
+    properties: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def hash(self) -> str:
+        """The commit's hash."""
+        return self.ref.hash
+
+    @property
+    def subject(self) -> str:
+        """The first line of the message."""
+        return self.message.split("\n", 1)[0]
+
+    @property
+    def body(self) -> str | None:
+        """The message after its first paragraph, if there is more."""
+        return self.message.partition("\n\n")[2].strip() or None
+
+    @property
+    def authors(self) -> tuple[Actor, ...]:
+        """All authors; there is one."""
+        return (self.author,)
+
+    @property
+    def committer(self) -> Actor:
+        """Who committed: the author."""
+        return self.author
+
+    @property
+    def committed_date(self) -> datetime:
+        """When it was committed: when it was authored."""
+        return self.authored_date
+
+    @property
+    def parent_ref(self) -> DetachedRef | None:
+        """The commit it was made on; `None` for the first commit of a lake."""
+        return DetachedRef("", self.parent_hashes[0]) if self.parent_hashes else None
+
+    @property
+    def parent_merge_ref(self) -> DetachedRef | None:
+        """For a merge: the commit that was merged."""
+        return DetachedRef("", self.parent_hashes[1]) if len(self.parent_hashes) > 1 else None
+
+
+@dataclass(frozen=True)
+class Namespace:
+    """A group of tables."""
+
+    name: str
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class TableKind(str, Enum):
+    """Who owns a table's files."""
+
+    TABLE = "TABLE"
+    EXTERNAL_TABLE = "EXTERNAL_TABLE"
+
+    def __str__(self) -> str:
+        return self.value
+
+
+@dataclass(frozen=True)
+class TableField:
+    """One column; `type` is an Iceberg type name (`long`, `timestamptz`, `decimal(9, 2)`)."""
+
+    id: int
+    name: str
+    required: bool
+    type: str
+    doc: str | None = None
+
+
+@dataclass(frozen=True)
+class PartitionField:
+    """One partition field: a column and how its value is made (`identity year month day hour`)."""
+
+    name: str
+    transform: str
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table at one commit. `records` counts rows, `size` the bytes of its data files."""
+
+    id: str
+    name: str
+    namespace: str
+    kind: TableKind
+    fields: tuple[TableField, ...]
+    partitions: tuple[PartitionField, ...]
+    records: int | None
+    size: int | None
+    snapshots: int
+    metadata_location: str
+    current_snapshot_id: int | None
+    current_schema_id: int
+    last_updated_at: datetime
+    properties: Mapping[str, str] = field(default_factory=dict)
+    comment: str | None = None
+
+    @property
+    def fqn(self) -> str:
+        """`namespace.name`."""
+        return f"{self.namespace}.{self.name}"
+
+    def is_managed(self) -> bool:
+        """Whether Forebay writes its files."""
+        return self.kind is TableKind.TABLE
+
+    def is_external(self) -> bool:
+        """Whether its files belong to somebody else."""
+        return self.kind is TableKind.EXTERNAL_TABLE
+
+    def __str__(self) -> str:
+        return self.fqn
+
+
+class JobState(str, Enum):
+    """How a job stands."""
+
+    NOT_STARTED = "NOT_STARTED"
+    RUNNING = "RUNNING"
+    COMPLETE = "COMPLETE"
+    ABORT = "ABORT"
+    FAIL = "FAIL"
+    OTHER = "OTHER"
+
+    def __str__(self) -> str:
+        return self.value
+
+
+class JobKind(str, Enum):
+    """What a job does."""
+
+    RUN = "run"
+    QUERY = "query"
+    TABLE_CREATE = "table-create"
+    TABLE_IMPORT = "table-import"
+    UNSPECIFIED = "unspecified"
+
+    def __str__(self) -> str:
+        return self.value
+
+
+@dataclass(frozen=True)
+class Job:
+    """A tracked piece of work. `result` is what `forebay run -o json` would have printed, once a run has ended."""
+
+    id: str
+    kind: JobKind
+    user: str
+    status: JobState
+    human_readable_status: str
+    created_at: datetime
+    finished_at: datetime | None = None
+    ref: str | None = None
+    error_message: str | None = None
+    result: Mapping[str, Any] | None = None
+
+    @property
+    def started_at(self) -> datetime:
+        """When it began: jobs start when they are created."""
+        return self.created_at
+
+    @property
+    def status_type(self) -> JobState:
+        """The same as `status`."""
+        return self.status
+
+
+@dataclass(frozen=True)
+class JobLogEvent:
+    """A line that a function printed (`stdout`, `stderr`), or that the platform says of it (`system`)."""
+
+    stream: str
+    message: str
+    node: str = ""
+    timestamp: datetime | None = None
+
+    @property
+    def level(self) -> str:
+        """`ERROR` for what came on stderr, else `INFO`."""
+        return "ERROR" if self.stream == "stderr" else "INFO"
