@@ -107,6 +107,19 @@ pub enum Work {
         /// Table properties to set (`comment`, …).
         properties: Vec<(String, String)>,
     },
+    /// Append Parquet and CSV files to an Iceberg table, in one snapshot. Takes no inputs; answered by [`Reply::Imported`].
+    Import {
+        /// Metadata file the table has now.
+        base: String,
+        /// URIs or absolute paths of the files, in order.
+        files: Vec<String>,
+        /// Columns of a file that the table does not have are left out; otherwise they are an error.
+        best_effort: bool,
+        /// A file that cannot be imported is left out and reported; otherwise it ends the import.
+        continue_on_error: bool,
+        /// Table properties to set.
+        properties: Vec<(String, String)>,
+    },
 }
 
 /// One argument of a Python function.
@@ -159,6 +172,17 @@ pub enum Reply {
         file_bytes: u64,
         /// Printed preview, if asked for.
         preview: Option<String>,
+    },
+    /// Files were appended to an Iceberg table.
+    Imported {
+        /// Its new metadata file; the base's if no file was imported.
+        metadata_location: String,
+        /// Rows appended.
+        rows: u64,
+        /// Files imported, as named in the call.
+        files: Vec<String>,
+        /// With `continue_on_error`: files left out, and why.
+        failed: Vec<(String, String)>,
     },
     /// It failed.
     Failed {
