@@ -21,7 +21,7 @@ every Python function of a run pays for this import.
 
 from __future__ import annotations
 
-from ._decorators import expectation, model, python, resources
+from ._decorators import expectation, extras, model, python, resources
 from ._inputs import Model, Parameter
 
 TYPE_CHECKING = False
@@ -71,6 +71,7 @@ __all__ = [
     "Tag",
     "exceptions",
     "expectation",
+    "extras",
     "model",
     "python",
     "resources",

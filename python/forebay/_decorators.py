@@ -28,7 +28,6 @@ def model(
     cache_strategy: Literal["NONE", "DEFAULT"] | None = None,
     internet_access: bool | None = None,
     overwrite_filter: str | None = None,
-    *,
     materialize: bool | None = None,
 ) -> Callable[[Function], Function]:
     """Makes a function a model: tables in, exactly one table out.
@@ -106,13 +105,15 @@ def python(version: str | None = None, pip: Mapping[str, str] | None = None) -> 
 def resources(
     cpus: Union[int, float, None] = None,
     memory: Union[int, str, None] = None,
+    memory_swap: Union[int, str, None] = None,
     timeout: int | None = None,
 ) -> Callable[[Function], Function]:
     """Says what one function needs and may use.
 
     Args:
         cpus: Processors, fractions allowed.
-        memory: Bytes as a number, or text with a unit: `"512M"`, `"2G"`.
+        memory: Text with a unit (`"512M"`, `"2G"`), or a number of mebibytes.
+        memory_swap: Ignored: functions do not swap.
         timeout: Seconds after which the function is stopped.
 
     Raises:
@@ -128,6 +129,11 @@ def resources(
     return _inert("resources")
 
 
+def extras(*names: str) -> Callable[[Function], Function]:
+    """Ignored, and accepted so that older projects move over: name the packages in `forebay.python(pip={…})`."""
+    return _inert("extras")
+
+
 def _inert(name: str) -> Callable[[Function], Function]:
     def decorate(function: Function) -> Function:
         if not callable(function):
@@ -138,5 +144,5 @@ def _inert(name: str) -> Callable[[Function], Function]:
 
 
 def _one_of(argument: str, value: object, allowed: tuple[str, ...]) -> None:
-    if value is not None and value not in allowed:
+    if value is not None and str(value).upper() not in allowed:
         raise ValueError(f"forebay.model() got {argument}={value!r}: it is one of {', '.join(allowed)}")

@@ -18,7 +18,7 @@ else:
     _Placeholder = object
 
 
-class Model(_Placeholder):
+class Model(_Placeholder):  # type: ignore[misc]
     """A table a function reads: a table of the lake or another model of the project.
 
     Args:
@@ -61,7 +61,7 @@ class Model(_Placeholder):
         return f"forebay.Model({self.name!r}{shown})"
 
 
-class Parameter(_Placeholder):
+class Parameter(_Placeholder):  # type: ignore[misc]
     """A value a function gets, declared under `[parameters]` of the project file and set for each run.
 
     Args:

@@ -5,7 +5,7 @@ ForebayError
 ├─ RequestError
 │  ├─ BadRequestError (ValueError)    InvalidDataError, InvalidRefError ─ NotABranchRefError, NotATagRefError; SameRefError
 │  ├─ ForbiddenError (PermissionError)  MergeForbiddenError
-│  ├─ NotFoundError (LookupError)     ResourceNotFoundError ─ Table-, Namespace-, Branch-, Tag-, Ref-, JobNotFoundError
+│  ├─ NotFoundError (LookupError)     ResourceNotFoundError ─ Table-, Namespace-, Job-, RefNotFoundError ─ Branch-, TagNotFoundError
 │  ├─ ConflictError                   NamespaceUnresolvedError; UpdateConflictError ─ …ExistsError, MergeConflictError, …
 │  ├─ InternalError (RuntimeError)
 │  └─ ServiceUnavailableError (ConnectionError)
@@ -171,16 +171,16 @@ class NamespaceNotFoundError(ResourceNotFoundError):
     """No such namespace at this ref."""
 
 
-class BranchNotFoundError(ResourceNotFoundError):
+class RefNotFoundError(ResourceNotFoundError):
+    """No such branch, tag or commit."""
+
+
+class BranchNotFoundError(RefNotFoundError):
     """No such branch."""
 
 
-class TagNotFoundError(ResourceNotFoundError):
+class TagNotFoundError(RefNotFoundError):
     """No such tag."""
-
-
-class RefNotFoundError(ResourceNotFoundError):
-    """No such branch, tag or commit."""
 
 
 class JobNotFoundError(ResourceNotFoundError):

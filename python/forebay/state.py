@@ -94,7 +94,7 @@ class RunState:
         """Seconds from request to result."""
         return None if self.duration_ns is None else self.duration_ns / 1e9
 
-    def raise_for_status(self) -> "RunState":
+    def raise_for_status(self) -> RunState:
         """Returns itself after success.
 
         Raises:

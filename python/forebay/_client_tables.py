@@ -1,0 +1,283 @@
+"""Namespaces, tables, and getting files into tables."""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import Iterator, Mapping, Union
+
+from ._client_base import Methods
+from ._convert import (
+    BranchArg,
+    NamespaceArg,
+    RefArg,
+    TableArg,
+    branch_name,
+    namespace_name,
+    ref_text,
+    search_uri as absolute_uri,
+    table_name,
+    to_branch,
+    to_table,
+)
+from .exceptions import NamespaceNotFoundError, TableNotFoundError
+from .schema import Branch, Namespace, Table
+from .state import TableDataImportState
+
+
+class TableMethods(Methods):
+    """Namespaces, tables, and getting files into tables."""
+
+    def get_namespaces(
+        self, ref: RefArg, *, filter_by_name: str | None = None, limit: int | None = None
+    ) -> Iterator[Namespace]:
+        """Namespaces at a ref; `filter_by_name` is an exact name or `^regex$`."""
+        found = self._ask("namespace.list", **{"ref": ref_text(ref)}, name=filter_by_name, limit=limit)
+        return (Namespace(one["name"]) for one in found)
+
+    def get_namespace(self, namespace: NamespaceArg, ref: RefArg) -> Namespace:
+        """One namespace.
+
+        Raises:
+            NamespaceNotFoundError: if there is none at this ref.
+        """
+        name = namespace_name(namespace)
+        for found in self.get_namespaces(ref, filter_by_name=f"^{re.escape(name or '')}$"):
+            return found
+        raise NamespaceNotFoundError(f"could not find the namespace `{name}` at `{ref_text(ref)}`")
+
+    def has_namespace(self, namespace: NamespaceArg, ref: RefArg) -> bool:
+        """Whether there is a namespace of that name at a ref."""
+        try:
+            self.get_namespace(namespace, ref)
+        except NamespaceNotFoundError:
+            return False
+        return True
+
+    def create_namespace(
+        self,
+        namespace: NamespaceArg,
+        branch: BranchArg,
+        *,
+        commit_body: str | None = None,
+        commit_properties: Mapping[str, str] | None = None,
+        if_not_exists: bool = False,
+    ) -> Namespace:
+        """Creates an empty namespace on a branch.
+
+        Raises:
+            NamespaceExistsError: if it exists and `if_not_exists` is not set.
+        """
+        self._ask(
+            "namespace.create",
+            name=namespace_name(namespace),
+            branch=branch_name(branch),
+            if_not_exists=if_not_exists,
+            body=commit_body,
+            properties=dict(commit_properties or {}),
+        )
+        return Namespace(namespace_name(namespace) or "")
+
+    def delete_namespace(
+        self,
+        namespace: NamespaceArg,
+        branch: BranchArg,
+        *,
+        if_exists: bool = False,
+        commit_body: str | None = None,
+        commit_properties: Mapping[str, str] | None = None,
+    ) -> Branch:
+        """Deletes an empty namespace. Returns the branch after that.
+
+        Raises:
+            NamespaceNotFoundError: if there is none and `if_exists` is not set.
+            NamespaceIsNotEmptyError: if it holds tables.
+        """
+        after = self._ask(
+            "namespace.delete",
+            name=namespace_name(namespace),
+            branch=branch_name(branch),
+            if_exists=if_exists,
+            body=commit_body,
+            properties=dict(commit_properties or {}),
+        )
+        return to_branch(after)
+
+    def get_tables(
+        self,
+        ref: RefArg,
+        *,
+        filter_by_name: str | None = None,
+        filter_by_namespace: NamespaceArg | None = None,
+        limit: int | None = None,
+    ) -> Iterator[Table]:
+        """Tables at a ref, by namespace and name. Each table's metadata is read when the iterator comes to it.
+
+        Args:
+            ref: Any ref. All tables come from the commit it points to now.
+            filter_by_name: Exact name or `^regex$`.
+            filter_by_namespace: Only tables of this namespace.
+            limit: At most so many.
+
+        Raises:
+            RefNotFoundError: if there is no such ref.
+
+        Example:
+            >>> [table.fqn for table in client.get_tables("main")]  # doctest: +SKIP
+            ['default.flights']
+        """
+        [newest] = self._ask("commit.list", **{"ref": ref_text(ref)}, limit=1)
+        pinned = f"@{newest['hash']}"
+        listed = self._ask(
+            "table.list",
+            **{"ref": pinned},
+            name=filter_by_name,
+            namespace=namespace_name(filter_by_namespace),
+            limit=limit,
+        )
+        return (self.get_table(one["name"], pinned, namespace=one["namespace"]) for one in listed)
+
+    def get_table(self, table: TableArg, ref: RefArg, *, namespace: NamespaceArg | None = None) -> Table:
+        """One table at a ref: its columns, partitions, size and where its metadata lies.
+
+        Raises:
+            TableNotFoundError: if there is none at this ref.
+            NamespaceUnresolvedError: if `table` and `namespace` name different namespaces.
+
+        Example:
+            >>> client.get_table("flights", "main").records  # doctest: +SKIP
+            336776
+        """
+        name, space = table_name(table, namespace)
+        return to_table(self._ask("table.get", name=name, namespace=space, **{"ref": ref_text(ref)}))
+
+    def has_table(self, table: TableArg, ref: RefArg, *, namespace: NamespaceArg | None = None) -> bool:
+        """Whether there is a table of that name at a ref."""
+        try:
+            self.get_table(table, ref, namespace=namespace)
+        except TableNotFoundError:
+            return False
+        return True
+
+    def delete_table(
+        self,
+        table: TableArg,
+        branch: BranchArg,
+        *,
+        namespace: NamespaceArg | None = None,
+        if_exists: bool = False,
+        commit_body: str | None = None,
+        commit_properties: Mapping[str, str] | None = None,
+    ) -> Branch:
+        """Deletes a table from a branch; other branches and older commits keep it. Returns the branch after that.
+
+        Raises:
+            TableNotFoundError: if there is none and `if_exists` is not set.
+        """
+        name, space = table_name(table, namespace)
+        after = self._ask(
+            "table.delete",
+            name=name,
+            namespace=space,
+            branch=branch_name(branch),
+            if_exists=if_exists,
+            body=commit_body,
+            properties=dict(commit_properties or {}),
+        )
+        return to_branch(after)
+
+    def create_table(
+        self,
+        table: TableArg,
+        search_uri: Union[str, "os.PathLike[str]"],
+        *,
+        branch: BranchArg | None = None,
+        namespace: NamespaceArg | None = None,
+        partitioned_by: str | None = None,
+        replace: bool = False,
+        client_timeout: float | None = None,
+    ) -> Table:
+        """Creates an empty table with the columns that files have.
+
+        Args:
+            table: Its name.
+            search_uri: Path, glob, folder or `file://` URI of Parquet or CSV files.
+            branch: Default: the active branch.
+            namespace: Default: `default`.
+            partitioned_by: `"day(ts), country"`; columns, or `year month day hour` of one.
+            replace: Replaces an existing table.
+            client_timeout: Seconds.
+
+        Raises:
+            TableExistsError: if it exists and `replace` is not set.
+            InvalidDataError: if the files disagree or cannot be read.
+
+        Example:
+            >>> client.create_table("flights", "data/flights-*.parquet")  # doctest: +SKIP
+        """
+        name, space = table_name(table, namespace)
+        made = self._ask(
+            "table.create",
+            client_timeout,
+            name=name,
+            search_uri=absolute_uri(search_uri),
+            branch=self._branch(branch),
+            namespace=space,
+            partitioned_by=partitioned_by,
+            replace=replace,
+        )
+        return to_table(made)
+
+    def import_data(
+        self,
+        table: TableArg,
+        search_uri: Union[str, "os.PathLike[str]"],
+        *,
+        branch: BranchArg | None = None,
+        namespace: NamespaceArg | None = None,
+        continue_on_error: bool = False,
+        import_duplicate_files: bool = False,
+        best_effort: bool = False,
+        client_timeout: float | None = None,
+    ) -> TableDataImportState:
+        """Appends the rows of files to a table, as one commit. Files that were imported before are left out.
+
+        Args:
+            table: A table that exists.
+            search_uri: Path, glob, folder or `file://` URI of Parquet or CSV files.
+            branch: Default: the active branch.
+            namespace: Default: `default`.
+            continue_on_error: Goes on without files that cannot be read; they are in `failed`.
+            import_duplicate_files: Imports files again.
+            best_effort: Leaves out columns the table does not have.
+            client_timeout: Seconds.
+
+        Raises:
+            TableNotFoundError: if there is no such table.
+            InvalidDataError: if a file does not fit the table.
+
+        Example:
+            >>> client.import_data("flights", "data/flights-*.parquet").rows  # doctest: +SKIP
+            336776
+        """
+        name, space = table_name(table, namespace)
+        done = self._ask(
+            "table.import",
+            client_timeout,
+            name=name,
+            search_uri=absolute_uri(search_uri),
+            branch=self._branch(branch),
+            namespace=space,
+            continue_on_error=continue_on_error,
+            import_duplicate_files=import_duplicate_files,
+            best_effort=best_effort,
+        )
+        return TableDataImportState(
+            job_id=done["job_id"],
+            job_status="SUCCESS",
+            branch=to_branch(done["ref"]),
+            rows=done["rows"],
+            files=tuple(done["files"]),
+            skipped=tuple(done["skipped"]),
+            failed={one["file"]: str(one["error"]) for one in done["failed"]},
+        )

@@ -1,0 +1,212 @@
+"""The client's way to the daemon: finds and starts it, and carries one request per connection.
+
+```text
+forebay daemon start -o json   ->  {"socket", "lake", "active_branch", "author", "version"}
+connect(socket)                ->  {"v": 1, "lake", "author", "op", …}
+                               <-  {"event": …} …, then {"result": …} or {"error": …}
+```
+
+A connection lives as long as its request, so threads and forked processes share nothing, and closing it cancels the
+request. A daemon that went away meanwhile is started again, before the request is sent and never after.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from typing import Any, Callable, Mapping
+
+from ._errors import from_wire
+from .exceptions import ForebayError, JobTimeoutError, ServiceUnavailableError
+
+PROTOCOL_VERSION = 1
+_START_TIMEOUT_S = 60
+
+Event = Callable[[Mapping[str, Any]], None]
+
+
+@dataclass(frozen=True)
+class Session:
+    """What `forebay daemon start` said: where to connect, and what a request is made with."""
+
+    socket: str
+    lake: str
+    active_branch: str
+    author: Mapping[str, str]
+    version: str
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A result, and the table beside it if there was one (an object with `__arrow_c_stream__`)."""
+
+    result: Any
+    table: Any = None
+
+
+class Connection:
+    """Settings of one client, and its requests. Safe to use from several threads."""
+
+    def __init__(self, profile: str | None, client_timeout: float | None) -> None:
+        self.profile = profile
+        self.client_timeout = client_timeout
+        self._lock = threading.Lock()
+        self._session: Session | None = None
+
+    @property
+    def session(self) -> Session:
+        """The session; the first use starts the daemon."""
+        with self._lock:
+            if self._session is None:
+                self._session = start_daemon(self.profile)
+            return self._session
+
+    def call(
+        self,
+        op: str,
+        fields: Mapping[str, Any],
+        *,
+        client_timeout: float | None = None,
+        on_event: Event | None = None,
+    ) -> Answer:
+        """Sends one request and waits for its answer; events go to `on_event`. `None` fields are left out.
+
+        Raises:
+            ForebayError: what the daemon answered.
+            JobTimeoutError: after `client_timeout` seconds; the request is cancelled.
+            ServiceUnavailableError: if the daemon cannot be started, or ends before it has answered.
+        """
+        limit = self.client_timeout if client_timeout is None else client_timeout
+        deadline = None if limit is None or limit < 0 else time.monotonic() + limit
+        channel = self._connect()
+        try:
+            session = self.session
+            request = {"v": PROTOCOL_VERSION, "lake": session.lake, "author": session.author, "op": op}
+            request.update((key, value) for key, value in fields.items() if value is not None)
+            channel.send(json.dumps(request))
+            return self._answer(channel, op, deadline, limit, on_event)
+        except OSError as error:
+            if isinstance(error, ForebayError):
+                raise
+            raise _broken(op, error) from error
+        finally:
+            channel.close()
+
+    def _answer(self, channel: Any, op: str, deadline: float | None, limit: float | None, on_event: Event | None) -> Answer:
+        while True:
+            if not _readable(channel, deadline):
+                raise JobTimeoutError(f"`{op}` took longer than client_timeout={limit:g} s and was cancelled")
+            frame = channel.receive()
+            if frame is None:
+                raise _broken(op, None)
+            header = json.loads(frame.header)
+            if "event" in header:
+                if on_event is not None:
+                    on_event(header)
+            elif header.get("error") is not None:
+                raise from_wire(header["error"], op)
+            else:
+                result = header.get("result")
+                return Answer(result, _table(frame, result))
+
+    def _connect(self) -> Any:
+        from ._native import Channel
+
+        known = self.session
+        try:
+            return Channel.connect(known.socket)
+        except OSError:
+            pass
+        fresh = start_daemon(self.profile)
+        with self._lock:
+            self._session = fresh
+        try:
+            return Channel.connect(fresh.socket)
+        except OSError as error:
+            raise ServiceUnavailableError(
+                f"could not connect to the daemon at `{fresh.socket}`",
+                causes=[str(error)],
+                hint="run `forebay daemon status`",
+                fault="platform",
+            ) from error
+
+
+def start_daemon(profile: str | None) -> Session:
+    """Runs `forebay daemon start`, which returns at once if a daemon of this version runs already.
+
+    Raises:
+        ServiceUnavailableError: if there is no `forebay` command, or it could not start a daemon.
+    """
+    command = [find_binary(), "daemon", "start", "-o", "json"]
+    if profile is not None:
+        command += ["--profile", profile]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=_START_TIMEOUT_S, stdin=subprocess.DEVNULL)
+    try:
+        said = json.loads(done.stdout)
+    except ValueError:
+        said = {}
+    if isinstance(said.get("error"), dict):
+        raise from_wire(said["error"], "daemon start")
+    if done.returncode != 0 or "socket" not in said:
+        raise ServiceUnavailableError(
+            "could not start the daemon",
+            causes=[(done.stderr or done.stdout).strip()],
+            hint="run `forebay doctor`",
+            fault="platform",
+        )
+    return Session(
+        socket=said["socket"],
+        lake=said["lake"],
+        active_branch=said.get("active_branch") or "main",
+        author=said["author"],
+        version=said.get("version", ""),
+    )
+
+
+def find_binary() -> str:
+    """The `forebay` command: `FOREBAY_BIN`, the one beside this interpreter, or the first on `PATH`.
+
+    Raises:
+        ServiceUnavailableError: if there is none.
+    """
+    beside = os.path.join(sys.prefix, "bin", "forebay")
+    found = os.environ.get("FOREBAY_BIN") or (beside if os.access(beside, os.X_OK) else shutil.which("forebay"))
+    if not found:
+        raise ServiceUnavailableError(
+            "could not find the `forebay` command",
+            causes=[f"not in `{os.path.dirname(beside)}`, not on PATH, and FOREBAY_BIN is not set"],
+            hint="install it with `pip install .`, or point FOREBAY_BIN at the binary",
+            fault="usage",
+        )
+    return found
+
+
+def _readable(channel: Any, deadline: float | None) -> bool:
+    """Waits here and not in native code: Ctrl-C must interrupt it, and a deadline must end it."""
+    poll = select.poll()
+    poll.register(channel.fileno(), select.POLLIN)
+    left = None if deadline is None else max(0.0, deadline - time.monotonic()) * 1000
+    return bool(poll.poll(left))
+
+
+def _table(frame: Any, result: Any) -> Any:
+    if not isinstance(result, dict) or "segments" not in result or not frame.blobs:
+        return None
+    segments = [(part["id"], part["length"]) for part in result["segments"]]
+    return frame.table(0, segments)
+
+
+def _broken(op: str, error: OSError | None) -> ServiceUnavailableError:
+    return ServiceUnavailableError(
+        f"the daemon went away during `{op}`",
+        causes=[str(error)] if error else [],
+        hint="see `forebay daemon logs`; the lake is as it was before, or has the whole change",
+        fault="platform",
+    )
