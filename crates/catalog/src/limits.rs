@@ -1,0 +1,16 @@
+//! Named maxima of the catalog.
+
+/// Longest object we read or write, in bytes. A namespace of 100,000 tables is about 20 MB.
+pub(crate) const OBJECT_BYTES_MAX: u64 = 256 << 20;
+
+/// How often a ref update is tried while other writers win the race. Each failure means another writer got ahead.
+pub(crate) const SWAP_ATTEMPTS_MAX: u32 = 1000;
+
+/// Decoded commits kept in memory; the cache starts anew when it is full.
+pub(crate) const CACHED_COMMITS_MAX: usize = 16_384;
+
+/// Names offered in "did you mean".
+pub(crate) const NEAREST_NAMES_MAX: usize = 3;
+
+/// Tables listed in the text of a conflict before "and n more".
+pub(crate) const LISTED_TABLES_MAX: usize = 20;

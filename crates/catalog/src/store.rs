@@ -1,0 +1,61 @@
+//! What the catalog needs of storage: four operations, any implementation of which passes the conformance suite.
+//!
+//! Keys are `/`-separated paths made by the catalog from checked names (`objects/ab/…`, `refs/branches/main`).
+//! An object store implements [`Store::create`] and [`Store::swap`] with conditional puts.
+
+#[cfg(test)]
+pub(crate) mod conformance;
+mod local;
+mod memory;
+
+pub use local::LocalStore;
+pub use memory::MemoryStore;
+
+/// Blocking storage of small values, shared by threads and, unless in memory, by processes.
+///
+/// Guarantees every implementation gives: a reader sees a whole value or none; what `create` or `swap` reported
+/// survives a crash of process and machine; of several `swap`s expecting the same value at most one succeeds.
+pub trait Store: Send + Sync + 'static {
+    /// The value at `key`, or `None`.
+    fn read(&self, key: &str) -> Result<Option<Vec<u8>>, StoreError>;
+
+    /// Writes `bytes` unless the key exists; says whether it did. Either way the key is durable afterwards.
+    fn create(&self, key: &str, bytes: &[u8]) -> Result<bool, StoreError>;
+
+    /// Replaces the value `expected` (`None`: no such key) by `new` (`None`: delete it); says whether it did.
+    fn swap(&self, key: &str, expected: Option<&[u8]>, new: Option<&[u8]>) -> Result<bool, StoreError>;
+
+    /// Sorted names directly below `folder`; a folder nothing was written to is empty. Hidden names are left out.
+    fn list(&self, folder: &str) -> Result<Vec<String>, StoreError>;
+
+    /// Where the store is, for messages.
+    fn location(&self) -> String;
+}
+
+/// Storage failed: what was tried, and where.
+#[derive(Debug, thiserror::Error)]
+#[error("could not {verb} `{place}`")]
+pub struct StoreError {
+    /// `read`, `write`, `list`, …
+    pub verb: &'static str,
+    /// Full path or key.
+    pub place: String,
+    /// What the system said.
+    #[source]
+    pub source: std::io::Error,
+}
+
+impl StoreError {
+    /// There is no room left: disk, quota or file size limit.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        use std::io::ErrorKind;
+        matches!(self.source.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge)
+    }
+
+    /// What lies there was not written by a catalog (a folder, a pipe, a name that is not text).
+    #[must_use]
+    pub fn is_foreign(&self) -> bool {
+        self.source.kind() == std::io::ErrorKind::InvalidData
+    }
+}
