@@ -161,6 +161,9 @@ pub enum Reply {
     Truth {
         /// Whether it holds.
         value: bool,
+        /// The text of the `assert` that failed, if it failed by one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        message: Option<String>,
     },
     /// An Iceberg table was written.
     Written {
