@@ -148,13 +148,17 @@ impl Builder<'_> {
         Ok(whole.slice_with_length(native(offset)?, native(length)?))
     }
 
-    fn aligned(&mut self, buffer: Buffer, spec: Option<&BufferSpec>) -> Buffer {
-        match spec {
-            Some(BufferSpec::FixedWidth { alignment, .. }) if buffer.as_ptr().align_offset(*alignment) != 0 => {
-                self.realigned_bytes += buffer.len() as u64;
-                Buffer::from_slice_ref(buffer.as_slice())
-            }
-            _ => buffer,
+    /// The buffer at an address that suits its type, without a last piece that is no whole value.
+    fn aligned(&mut self, mut buffer: Buffer, spec: Option<&BufferSpec>) -> Buffer {
+        let Some(BufferSpec::FixedWidth { byte_width, alignment }) = spec else { return buffer };
+        let surplus = buffer.len().checked_rem(*byte_width).unwrap_or(0);
+        if surplus > 0 {
+            buffer = buffer.slice_with_length(0, buffer.len() - surplus);
         }
+        if buffer.as_ptr().align_offset(*alignment) == 0 {
+            return buffer;
+        }
+        self.realigned_bytes += buffer.len() as u64;
+        Buffer::from_slice_ref(buffer.as_slice())
     }
 }
