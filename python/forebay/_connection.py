@@ -85,6 +85,8 @@ class Connection:
         """
         limit = self.client_timeout if client_timeout is None else client_timeout
         deadline = None if limit is None or limit < 0 else time.monotonic() + limit
+        from . import _native
+
         channel = self._connect()
         try:
             session = self.session
@@ -92,10 +94,13 @@ class Connection:
             request.update((key, value) for key, value in fields.items() if value is not None)
             channel.send(json.dumps(request))
             return self._answer(channel, op, deadline, limit, on_event)
+        except ForebayError:
+            raise
         except OSError as error:
-            if isinstance(error, ForebayError):
-                raise
             raise _broken(op, error) from error
+        except _native.Error as error:
+            keys = ("code", "message", "causes", "hint", "fault")
+            raise from_wire(dict(zip(keys, error.args)), op) from error
         finally:
             channel.close()
 
@@ -103,6 +108,7 @@ class Connection:
         while True:
             if not _readable(channel, deadline):
                 raise JobTimeoutError(f"`{op}` took longer than client_timeout={limit:g} s and was cancelled")
+            # A frame that has begun comes to its end: the daemon writes it at once.
             frame = channel.receive()
             if frame is None:
                 raise _broken(op, None)
