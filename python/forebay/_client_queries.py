@@ -1,4 +1,4 @@
-"""SELECTs over the lake, into memory or files. Results are mapped from shared memory, not copied."""
+"""SELECTs over the lake, into memory or files. Results are mapped from shared memory."""
 
 from __future__ import annotations
 
