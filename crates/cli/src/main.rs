@@ -1,1 +1,40 @@
-fn main() {}
+//! `forebay`: the command line, and every role of the program.
+//!
+//! The same binary is the client (`forebay run`), the background process (`forebay daemon serve`) and, under the
+//! hidden name `forebay function`, the process of one scan, SQL or write node. That last role starts many times in a
+//! run, so it is told apart before the command line is parsed.
+
+mod args;
+mod commands;
+mod context;
+mod error;
+mod exit;
+mod interrupt;
+mod output;
+mod render;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::args::Cli;
+use crate::context::Context;
+use crate::error::Failure;
+use crate::exit::Exit;
+
+fn main() -> ExitCode {
+    if std::env::args_os().nth(1).is_some_and(|first| first == "function") {
+        return forebay_runtime::executor::main();
+    }
+    // clap prints help and usage errors itself, and exits with 0 or 2.
+    let cli = Cli::parse();
+    let context = Context::new(&cli.global);
+    match commands::run(&context, cli.command) {
+        Ok(exit) => exit.into(),
+        Err(Failure::StdoutClosed) => Exit::Done.into(),
+        Err(Failure::Error(error)) => context.tell(&error).into(),
+    }
+}
+
+#[cfg(test)]
+mod testkit;

@@ -1,0 +1,355 @@
+//! Arguments of the lake's own objects: branches, tags, commits, namespaces, tables.
+
+use std::collections::BTreeMap;
+
+use clap::{Args, Subcommand, ValueEnum};
+
+use super::{CheckoutArgs, key_value};
+
+/// `branch …`
+#[derive(Debug, Subcommand)]
+pub enum BranchCommand {
+    /// List branches
+    #[command(visible_alias = "list", after_help = "Examples:\n  forebay branch ls\n  forebay branch ls '^ann\\.'")]
+    Ls {
+        /// Only this branch, or the ones that match `^regex$`
+        #[arg(conflicts_with = "name")]
+        pattern: Option<String>,
+        /// The same as the argument
+        #[arg(short = 'n', long)]
+        name: Option<String>,
+        /// At most so many
+        #[arg(long, value_name = "N")]
+        limit: Option<u64>,
+    },
+    /// Create a branch; it shares all tables with the ref it starts at
+    #[command(after_help = "Examples:\n  forebay branch create try-it\n  forebay branch create fix --from-ref main@1a2b3c")]
+    Create {
+        /// Name of the branch
+        name: String,
+        /// Ref to start at [default: the active branch]
+        #[arg(long, value_name = "REF")]
+        from_ref: Option<String>,
+        /// Do nothing if it exists
+        #[arg(long)]
+        if_not_exists: bool,
+    },
+    /// Remove a branch
+    #[command(visible_alias = "delete", after_help = "Examples:\n  forebay branch rm try-it\n  forebay branch rm try-it --if-exists")]
+    Rm {
+        /// Name of the branch
+        name: String,
+        /// Do nothing if it does not exist
+        #[arg(long)]
+        if_exists: bool,
+    },
+    /// Show where a branch is and list its tables
+    #[command(after_help = "Examples:\n  forebay branch get main\n  forebay branch get main -n default")]
+    Get {
+        /// Name of the branch
+        name: String,
+        /// Only tables of this namespace
+        #[arg(short = 'n', long)]
+        namespace: Option<String>,
+    },
+    /// Make a branch the active one
+    Checkout(CheckoutArgs),
+    /// Show which tables differ between two refs
+    #[command(after_help = "Examples:\n  forebay branch diff main try-it\n  forebay branch diff try-it")]
+    Diff {
+        /// Ref to compare from
+        a: String,
+        /// Ref to compare with [default: the active branch]
+        b: Option<String>,
+        /// Only tables of this namespace
+        #[arg(short = 'n', long)]
+        namespace: Option<String>,
+    },
+    /// Merge a ref into a branch, as one commit
+    #[command(
+        after_help = "Examples:\n  forebay branch merge try-it\n  forebay branch merge try-it --into main --commit-message \"New delays\""
+    )]
+    Merge {
+        /// Ref whose changes to take
+        source: String,
+        /// Branch to merge into [default: the active branch]
+        #[arg(long, value_name = "BRANCH")]
+        into: Option<String>,
+        /// First line of the commit message
+        #[arg(short = 'm', long, value_name = "TEXT")]
+        commit_message: Option<String>,
+        /// What to record with the commit.
+        #[command(flatten)]
+        words: Words,
+    },
+    /// Rename a branch
+    #[command(after_help = "Examples:\n  forebay branch rename try-it delays")]
+    Rename {
+        /// Its name
+        name: String,
+        /// Its new name
+        new_name: String,
+    },
+}
+
+/// What a write records with its commit.
+#[derive(Debug, Clone, Default, Args)]
+pub struct Words {
+    /// Rest of the commit message
+    #[arg(long, value_name = "TEXT")]
+    pub commit_body: Option<String>,
+    /// Property of the commit; may be given many times
+    #[arg(long = "commit-property", value_name = "NAME=VALUE", value_parser = key_value)]
+    pub commit_properties: Vec<(String, String)>,
+}
+
+impl Words {
+    /// The properties by name; of equal names the last wins.
+    #[must_use]
+    pub fn properties(&self) -> BTreeMap<String, String> {
+        self.commit_properties.iter().cloned().collect()
+    }
+}
+
+/// `tag …`
+#[derive(Debug, Subcommand)]
+pub enum TagCommand {
+    /// List tags
+    #[command(visible_alias = "list", after_help = "Examples:\n  forebay tag ls\n  forebay tag ls --name '^v1'")]
+    Ls {
+        /// Only this tag, or the ones that match `^regex$`
+        #[arg(short = 'n', long)]
+        name: Option<String>,
+        /// At most so many
+        #[arg(long, value_name = "N")]
+        limit: Option<u64>,
+    },
+    /// Name a commit
+    #[command(after_help = "Examples:\n  forebay tag create v1\n  forebay tag create v1 --from-ref main@1a2b3c")]
+    Create {
+        /// Name of the tag
+        name: String,
+        /// Ref whose commit to name [default: the active branch]
+        #[arg(long, value_name = "REF")]
+        from_ref: Option<String>,
+        /// Do nothing if it exists
+        #[arg(long)]
+        if_not_exists: bool,
+    },
+    /// Remove a tag
+    #[command(visible_alias = "delete", after_help = "Examples:\n  forebay tag rm v1")]
+    Rm {
+        /// Name of the tag
+        name: String,
+        /// Do nothing if it does not exist
+        #[arg(long)]
+        if_exists: bool,
+    },
+    /// Rename a tag
+    #[command(after_help = "Examples:\n  forebay tag rename v1 v1.0")]
+    Rename {
+        /// Its name
+        name: String,
+        /// Its new name
+        new_name: String,
+    },
+}
+
+/// `commit`
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  forebay commit\n  forebay commit main -n 3 --format full\n  \
+    forebay commit --author-name ann --property team=delays --message '^Run '\n\n\
+    Text filters match the whole text, or are a regular expression if they begin with `^`.")]
+pub struct CommitArgs {
+    /// Ref whose history to show [default: the active branch]
+    #[arg(value_name = "REF")]
+    pub at: Option<String>,
+    /// Only commits with this message
+    #[arg(long, value_name = "TEXT")]
+    pub message: Option<String>,
+    /// Only commits of this author
+    #[arg(long, visible_alias = "author-username", value_name = "TEXT")]
+    pub author_name: Option<String>,
+    /// Only commits of the author with this mail address
+    #[arg(long, value_name = "TEXT")]
+    pub author_email: Option<String>,
+    /// Only commits with this property; may be given many times
+    #[arg(long = "property", value_name = "NAME=VALUE", value_parser = key_value)]
+    pub properties: Vec<(String, String)>,
+    /// At most so many
+    #[arg(short = 'n', long, visible_alias = "limit", value_name = "N", default_value_t = 10)]
+    pub max_count: u64,
+    /// How much of each commit to show
+    #[arg(long, visible_alias = "pretty", value_enum, default_value_t = CommitFormat::Oneline)]
+    pub format: CommitFormat,
+}
+
+/// How much of a commit is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
+pub enum CommitFormat {
+    /// Short hash, date, author, first line
+    Oneline,
+    /// Hash, author, first line
+    Short,
+    /// And the date
+    Medium,
+    /// And the whole message
+    Full,
+    /// And the parents and properties
+    Fuller,
+}
+
+/// `namespace …`
+#[derive(Debug, Subcommand)]
+pub enum NamespaceCommand {
+    /// List namespaces
+    #[command(visible_alias = "list", after_help = "Examples:\n  forebay namespace ls\n  forebay namespace ls -r main")]
+    Ls {
+        /// Only this namespace, or the ones that match `^regex$`
+        name: Option<String>,
+        /// Ref to look at [default: the active branch]
+        #[arg(short = 'r', long = "ref", value_name = "REF")]
+        at: Option<String>,
+        /// At most so many
+        #[arg(long, value_name = "N")]
+        limit: Option<u64>,
+    },
+    /// Create a namespace
+    #[command(after_help = "Examples:\n  forebay namespace create staging -b try-it")]
+    Create {
+        /// Its name
+        name: String,
+        /// Branch to create it on [default: the active branch]
+        #[arg(short = 'b', long)]
+        branch: Option<String>,
+        /// Do nothing if it exists
+        #[arg(long)]
+        if_not_exists: bool,
+        /// What to record with the commit.
+        #[command(flatten)]
+        words: Words,
+    },
+    /// Remove an empty namespace
+    #[command(visible_alias = "delete", visible_alias = "drop", after_help = "Examples:\n  forebay namespace rm staging -b try-it")]
+    Rm {
+        /// Its name
+        name: String,
+        /// Branch to remove it from [default: the active branch]
+        #[arg(short = 'b', long)]
+        branch: Option<String>,
+        /// Do nothing if it does not exist
+        #[arg(long)]
+        if_exists: bool,
+        /// What to record with the commit.
+        #[command(flatten)]
+        words: Words,
+    },
+}
+
+/// `table …`
+#[derive(Debug, Subcommand)]
+pub enum TableCommand {
+    /// List tables
+    #[command(visible_alias = "list", after_help = "Examples:\n  forebay table ls\n  forebay table ls -n default -r main --name '^fl'")]
+    Ls {
+        /// Only this table, or the ones that match `^regex$`
+        #[arg(long)]
+        name: Option<String>,
+        /// Only tables of this namespace, or of the ones that match `^regex$`
+        #[arg(short = 'n', long)]
+        namespace: Option<String>,
+        /// Ref to look at [default: the active branch]
+        #[arg(short = 'r', long = "ref", value_name = "REF")]
+        at: Option<String>,
+        /// At most so many
+        #[arg(long, value_name = "N")]
+        limit: Option<u64>,
+    },
+    /// Show a table's columns and what is known of it
+    #[command(after_help = "Examples:\n  forebay table get flights\n  forebay table get default.flights -r main@1a2b3c")]
+    Get {
+        /// Name of the table, `name` or `namespace.name`
+        name: String,
+        /// Ref to look at [default: the active branch]
+        #[arg(short = 'r', long = "ref", value_name = "REF")]
+        at: Option<String>,
+        /// Namespace, if the name has none [default: default]
+        #[arg(short = 'n', long)]
+        namespace: Option<String>,
+    },
+    /// Create an empty table with the columns of Parquet or CSV files
+    Create(TableCreateArgs),
+    /// Append Parquet or CSV files to a table
+    Import(TableImportArgs),
+    /// Remove a table from a branch; older commits keep it
+    #[command(visible_alias = "delete", visible_alias = "drop", after_help = "Examples:\n  forebay table rm flights -b try-it")]
+    Rm {
+        /// Name of the table, `name` or `namespace.name`
+        name: String,
+        /// Branch to remove it from [default: the active branch]
+        #[arg(short = 'b', long)]
+        branch: Option<String>,
+        /// Namespace, if the name has none [default: default]
+        #[arg(short = 'n', long)]
+        namespace: Option<String>,
+        /// Do nothing if it does not exist
+        #[arg(long)]
+        if_exists: bool,
+        /// What to record with the commit.
+        #[command(flatten)]
+        words: Words,
+    },
+}
+
+/// `table create`
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  forebay table create flights --search-uri data/flights.csv\n  \
+    forebay table create trips --search-uri 'data/2023-*.parquet' --partitioned-by \"day(pickup), zone\" --replace\n\n\
+    The table is empty; fill it with `forebay table import`.")]
+pub struct TableCreateArgs {
+    /// Name of the table, `name` or `namespace.name`
+    pub name: String,
+    /// Path, folder, glob or file:// URI of the files
+    #[arg(long, visible_alias = "from", value_name = "FILES")]
+    pub search_uri: String,
+    /// Branch to create it on [default: the active branch]
+    #[arg(short = 'b', long)]
+    pub branch: Option<String>,
+    /// Namespace, if the name has none [default: default]
+    #[arg(short = 'n', long)]
+    pub namespace: Option<String>,
+    /// Columns, or year, month, day, hour of a column, by commas
+    #[arg(long, value_name = "FIELDS")]
+    pub partitioned_by: Option<String>,
+    /// Replace the table if it exists
+    #[arg(short = 'r', long)]
+    pub replace: bool,
+}
+
+/// `table import`
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  forebay table import flights --search-uri data/flights.csv\n  \
+    forebay table import trips --search-uri 'data/2023-*.parquet' -b try-it --continue-on-error\n\n\
+    Files that were imported into the table before are left out.")]
+pub struct TableImportArgs {
+    /// Name of the table, `name` or `namespace.name`
+    pub name: String,
+    /// Path, folder, glob or file:// URI of the files
+    #[arg(long, visible_alias = "from", value_name = "FILES")]
+    pub search_uri: String,
+    /// Branch to import on [default: the active branch]
+    #[arg(short = 'b', long)]
+    pub branch: Option<String>,
+    /// Namespace, if the name has none [default: default]
+    #[arg(short = 'n', long)]
+    pub namespace: Option<String>,
+    /// Leave out files that cannot be read, and say which
+    #[arg(long)]
+    pub continue_on_error: bool,
+    /// Import files again that were imported before
+    #[arg(long)]
+    pub import_duplicate_files: bool,
+    /// Leave out columns the table does not have
+    #[arg(long)]
+    pub best_effort: bool,
+}

@@ -1,0 +1,111 @@
+//! What a command has at hand: its voices, the home, the settings, and a conversation with the control plane.
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+use forebay_control::api::{self, Op};
+use forebay_control::client::{self, Client};
+use forebay_control::config::{DEFAULT_PROFILE, Settings};
+use forebay_control::home::Home;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+use crate::args::Global;
+use crate::error::{Error, Result};
+use crate::exit::Exit;
+use crate::output::Output;
+use crate::render::errors;
+
+/// The surroundings of one command.
+#[derive(Debug, Clone)]
+pub struct Context {
+    /// stdout and stderr.
+    pub out: Output,
+    profile: Option<String>,
+}
+
+impl Context {
+    /// From the options.
+    #[must_use]
+    pub fn new(global: &Global) -> Self {
+        Self { out: Output::new(global), profile: global.profile.clone() }
+    }
+
+    /// The folders of this home.
+    pub fn home(&self) -> Result<Home> {
+        Ok(Home::from_env()?)
+    }
+
+    /// The name of the profile in use, whether it is written down or not.
+    #[must_use]
+    pub fn profile(&self) -> String {
+        let variable = || std::env::var("FOREBAY_PROFILE").ok().filter(|name| !name.is_empty());
+        self.profile.clone().or_else(variable).unwrap_or_else(|| DEFAULT_PROFILE.to_owned())
+    }
+
+    /// The settings in force.
+    pub fn settings(&self) -> Result<Settings> {
+        Ok(Settings::load(&self.home()?, self.profile.as_deref())?)
+    }
+
+    /// A conversation with the control plane, which is started if it does not run.
+    pub fn session(&self) -> Result<Session> {
+        let home = self.home()?;
+        let settings = Settings::load(&home, self.profile.as_deref())?;
+        let client = client::connect(&home)?;
+        Ok(Session { settings, client })
+    }
+
+    /// Tells an error and gives the exit code it stands for.
+    #[must_use]
+    pub fn tell(&self, error: &api::Error) -> Exit {
+        self.out.insist(&errors::error(self.out.talk_style, error));
+        if self.out.is_json() {
+            // The words are on stderr already, so a closed stdout loses nothing.
+            let _ = self.out.object(json!({ "error": error }));
+        }
+        error.fault_kind().into()
+    }
+}
+
+/// A conversation with the control plane about one lake.
+pub struct Session {
+    /// The settings in force.
+    pub settings: Settings,
+    client: Client,
+}
+
+impl Session {
+    /// Asks, and reads the answer as `T`.
+    pub fn call<T: DeserializeOwned>(&mut self, op: Op) -> Result<T> {
+        self.watch(op, &mut |_| ())
+    }
+
+    /// Asks, hands over what happens meanwhile, and reads the answer as `T`.
+    pub fn watch<T: DeserializeOwned>(&mut self, op: Op, on_event: &mut dyn FnMut(api::Event)) -> Result<T> {
+        let request = self.request(op);
+        let answer = self.client.call(&request, on_event)?;
+        read(answer.result)
+    }
+
+    /// Asks for a table.
+    pub fn query(&mut self, op: Op) -> Result<(api::QueryResult, SchemaRef, Vec<RecordBatch>)> {
+        let request = self.request(op);
+        let answer = self.client.call(&request, &mut |_| ())?;
+        let (schema, batches) = answer.table()?;
+        Ok((read(answer.result)?, schema, batches))
+    }
+
+    /// The ref or branch to use: the one given, else the active branch.
+    #[must_use]
+    pub fn or_active(&self, given: Option<String>) -> String {
+        given.unwrap_or_else(|| self.settings.active_branch.clone())
+    }
+
+    fn request(&self, op: Op) -> api::Request {
+        api::Request { v: api::VERSION, lake: self.settings.lake.clone(), author: self.settings.author.clone(), op }
+    }
+}
+
+fn read<T: DeserializeOwned>(answer: Value) -> Result<T> {
+    serde_json::from_value(answer).map_err(|error| Error::Answer { why: error.to_string() }.into())
+}

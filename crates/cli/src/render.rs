@@ -1,0 +1,10 @@
+//! From values to text. Pure: no module below writes anywhere, except [`progress`], which draws on stderr.
+
+pub mod commits;
+pub mod errors;
+pub mod progress;
+pub mod rows;
+pub mod run;
+pub mod style;
+pub mod table;
+pub mod text;
