@@ -28,6 +28,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from . import exceptions, schema, standard_expectations, state
     from .client import Client
+    from .exceptions import ForebayError
     from .schema import (
         Actor,
         Branch,
@@ -55,6 +56,7 @@ __all__ = [
     "Client",
     "Commit",
     "DetachedRef",
+    "ForebayError",
     "Job",
     "JobKind",
     "JobLogEvent",
@@ -91,8 +93,8 @@ def __getattr__(name: str) -> object:
 
     if name in _SUBMODULES:
         return import_module(f"forebay.{name}")
-    home = "forebay.client" if name == "Client" else "forebay.schema"
-    value = getattr(import_module(home), name)
+    home = {"Client": "client", "ForebayError": "exceptions"}.get(name, "schema")
+    value = getattr(import_module(f"forebay.{home}"), name)
     globals()[name] = value
     return value
 
