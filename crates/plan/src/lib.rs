@@ -4,10 +4,40 @@
 //! Sources --read--> LogicalPlan --(+ Snapshot)--> PhysicalPlan
 //! ```
 //!
+//! Reading is static: Python is parsed, SQL is parsed and planned against empty tables, and all mistakes that can be told apart are
+//! reported at once, each at its file, line and column. [`logical`](logical()) works on the project alone; [`physical`](physical())
+//! also checks it against the lake's tables and pins them.
+//!
 //! It executes nothing of the project, does no I/O and never sees the catalog: what it needs to know of
 //! the lake comes as a [`Snapshot`] value.
 
+mod analyze;
+mod build;
+#[cfg(test)]
+mod cases;
+mod decorators;
+mod document;
+mod environment;
+mod errors;
+mod filters;
+mod literal;
+pub mod logical;
+mod order;
 pub mod physical;
+mod project;
+mod python;
+pub mod render;
+mod settings;
+pub mod sql;
+mod sql_file;
+mod suggest;
+mod text;
+
+pub use build::physical;
+pub use logical::{LogicalPlan, logical, query};
+pub use physical::PhysicalPlan;
+pub use project::{DEFAULT_NAMESPACE, OTHER_PROJECT_FILES, PROJECT_FILE, Parameter, ParameterKind, Project, project};
+pub use settings::Spanned;
 
 use std::collections::BTreeMap;
 

@@ -1,0 +1,365 @@
+//! Plans a query against empty tables: checks names and types, derives the output schema, and finds out what it needs of each table.
+//!
+//! # Why pruning is sound
+//! The executor plans the *same text* again, over tables that hold only the columns read here. Leaving out a column could change
+//! what `SELECT *` or `ORDER BY 2` inside the query mean. So the query is planned a second time against the pruned tables, and unless
+//! the optimized plan is the same, every column is read. Filters are conditions the optimizer itself moved to the table scan;
+//! they stay in the query as well, so a scan that uses them only leaves out rows nobody would see.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use arrow::datatypes::{DataType, Schema, SchemaRef};
+use datafusion::common::config::ConfigOptions;
+use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
+use datafusion::common::{DFSchema, DataFusionError, Spans, TableReference, plan_datafusion_err};
+use datafusion::datasource::provider_as_source;
+use datafusion::datasource::cte_worktable::CteWorkTable;
+use datafusion::execution::session_state::SessionState;
+use datafusion::logical_expr::planner::{ContextProvider, ExprPlanner, TypePlanner};
+use datafusion::logical_expr::simplify::SimplifyContext;
+use datafusion::logical_expr::{
+    AggregateUDF, Expr, HigherOrderUDF, LogicalPlan, ScalarUDF, TableProviderFilterPushDown, TableSource, Volatility, WindowUDF,
+};
+use datafusion::optimizer::simplify_expressions::ExprSimplifier;
+use datafusion::sql::planner::{ParserOptions, SqlToRel};
+use datafusion::sql::sqlparser::ast::Statement;
+use datafusion::sql::sqlparser::dialect::GenericDialect;
+use datafusion::sql::sqlparser::parser::Parser;
+use datafusion::sql::sqlparser::tokenizer::{Location as SqlLocation, Token};
+use datafusion::sql::unparser::Unparser;
+use datafusion::sql::unparser::dialect::Dialect;
+
+use crate::filters;
+use crate::sql;
+use crate::text::Text;
+
+/// What a query gives and needs.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Analysis {
+    pub(crate) schema: SchemaRef,
+    /// By input name.
+    pub(crate) needs: BTreeMap<String, Need>,
+}
+
+/// What a query needs of one table.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Need {
+    /// Columns in the table's order; `None`: all.
+    pub(crate) columns: Option<Vec<String>>,
+    /// A condition every row it looks at fulfils.
+    pub(crate) filter: Option<String>,
+}
+
+/// Why a query cannot be planned.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Problem {
+    pub(crate) message: String,
+    /// Place in the query.
+    pub(crate) at: Option<SqlLocation>,
+    /// The column that is not there, and those that are.
+    pub(crate) column: Option<(String, Vec<String>)>,
+}
+
+/// Plans `query` over `tables` (by input name).
+pub(crate) fn analyze(query: &str, tables: &BTreeMap<String, SchemaRef>) -> Result<Analysis, Problem> {
+    let full = plan(query, tables).map_err(|error| problem(&error))?;
+    let schema = Arc::new(full.schema().as_arrow().clone());
+    let scans = scans(&full);
+    let mut needs: BTreeMap<String, Need> = tables.keys().map(|name| (name.clone(), Need::default())).collect();
+    let columns = needed_columns(query, tables, &scans);
+    let pruned = tables.iter().map(|(name, schema)| (name.clone(), project(schema, columns.get(name)))).collect();
+    let same = plan(query, &pruned).is_ok_and(|again| again.display_indent().to_string() == full.display_indent().to_string());
+    for (name, need) in &mut needs {
+        let schema = &tables[name];
+        if same {
+            need.columns = columns.get(name).filter(|columns| columns.len() < schema.fields().len()).cloned();
+        }
+        need.filter = pushed_filter(schema, scans.get(name).map_or(&[], Vec::as_slice));
+    }
+    Ok(Analysis { schema, needs })
+}
+
+/// Columns of `schema` that `query` could mean, judged by the words in it; `None` if the words do not tell.
+/// For queries whose parents have no known columns.
+pub(crate) fn mentioned_columns(query: &str, schema: &Schema) -> Option<Vec<String>> {
+    let tokens = filters::tokens(&Text::new("", query)).ok()?;
+    let solid: Vec<&Token> = tokens.iter().map(|(token, _)| token).filter(|token| !matches!(token, Token::Whitespace(_))).collect();
+    let counted = |index: usize| {
+        let before = index.checked_sub(2).map(|start| (solid[start], solid[start + 1]));
+        matches!(before, Some((Token::Word(word), Token::LParen)) if word.value.eq_ignore_ascii_case("count"))
+    };
+    let product = |index: usize| {
+        let operand = |token: &Token| matches!(token, Token::Word(word) if word.keyword == datafusion::sql::sqlparser::keywords::Keyword::NoKeyword)
+            || matches!(token, Token::Number(..) | Token::RParen);
+        index > 0 && operand(solid[index - 1])
+    };
+    let wild = |index: usize, token: &Token| *token == Token::Mul && !counted(index) && !product(index);
+    let positional = |token: &Token| {
+        let words = ["natural", "union", "except", "intersect"];
+        matches!(token, Token::Word(word) if words.iter().any(|known| word.value.eq_ignore_ascii_case(known)))
+    };
+    if solid.iter().enumerate().any(|(index, token)| wild(index, token) || positional(token)) {
+        return None;
+    }
+    let words = words(query);
+    let columns: Vec<String> = schema.fields().iter().map(|field| field.name()).filter(|name| words.contains(*name)).cloned().collect();
+    let columns = if columns.is_empty() { cheapest_column(schema).into_iter().collect() } else { columns };
+    (columns.len() < schema.fields().len()).then_some(columns)
+}
+
+/// Parses, plans and optimizes.
+fn plan(query: &str, tables: &BTreeMap<String, SchemaRef>) -> Result<LogicalPlan, DataFusionError> {
+    let state = sql::state();
+    let mut statements = Parser::new(&GenericDialect {}).try_with_sql(query)?.parse_statements()?;
+    let statement: Statement = statements.pop().ok_or_else(|| plan_datafusion_err!("there is no query"))?;
+    let provider = Provider { state: &state, tables: tables.iter().map(|(name, schema)| (name.clone(), source(schema))).collect() };
+    let initial = SqlToRel::new_with_options(&provider, parser_options()).sql_statement_to_plan(statement)?;
+    state.optimize(&initial)
+}
+
+fn source(schema: &SchemaRef) -> Arc<dyn TableSource> {
+    Arc::new(Empty { schema: Arc::clone(schema) })
+}
+
+/// The settings of [`sql::session_config`], as the SQL planner wants them.
+pub(crate) fn parser_options() -> ParserOptions {
+    ParserOptions::new().with_enable_ident_normalization(false).with_collect_spans(true)
+}
+
+/// One appearance of a table in a plan.
+struct Appearance {
+    columns: BTreeSet<String>,
+    filters: Vec<Expr>,
+}
+
+fn scans(plan: &LogicalPlan) -> BTreeMap<String, Vec<Appearance>> {
+    let mut found: BTreeMap<String, Vec<Appearance>> = BTreeMap::new();
+    let visited = plan.apply_with_subqueries(|node| {
+        if let LogicalPlan::TableScan(scan) = node {
+            let columns = scan.projected_schema.fields().iter().map(|field| field.name().clone());
+            let filtered = scan.filters.iter().flat_map(|filter| filter.column_refs()).map(|column| column.name.clone());
+            let appearance = Appearance { columns: columns.chain(filtered).collect(), filters: scan.filters.clone() };
+            found.entry(scan.table_name.table().to_owned()).or_default().push(appearance);
+        }
+        Ok(TreeNodeRecursion::Continue)
+    });
+    debug_assert!(visited.is_ok(), "the visitor does not fail");
+    found
+}
+
+/// For each table the columns the optimized plan reads, and those the text names (the text must still plan).
+fn needed_columns(query: &str, tables: &BTreeMap<String, SchemaRef>, scans: &BTreeMap<String, Vec<Appearance>>) -> BTreeMap<String, Vec<String>> {
+    let words = words(query);
+    let mut needed = BTreeMap::new();
+    for (name, schema) in tables {
+        let read: BTreeSet<&String> = scans.get(name).into_iter().flatten().flat_map(|scan| &scan.columns).collect();
+        let mut columns: Vec<String> =
+            schema.fields().iter().map(|field| field.name()).filter(|column| read.contains(column) || words.contains(*column)).cloned().collect();
+        if columns.is_empty() {
+            columns.extend(cheapest_column(schema));
+        }
+        needed.insert(name.clone(), columns);
+    }
+    needed
+}
+
+/// Every identifier in the text.
+fn words(query: &str) -> BTreeSet<String> {
+    // Unescaped here, unlike in `filters::tokens`: a quoted name counts by its value.
+    let tokens = datafusion::sql::sqlparser::tokenizer::Tokenizer::new(&GenericDialect {}, query).tokenize().unwrap_or_default();
+    tokens.into_iter().filter_map(|token| if let Token::Word(word) = token { Some(word.value) } else { None }).collect()
+}
+
+/// The column to read when only the number of rows matters: a table cannot have none.
+fn cheapest_column(schema: &Schema) -> Option<String> {
+    let width = |kind: &DataType| kind.primitive_width().unwrap_or(if *kind == DataType::Boolean { 0 } else { usize::MAX });
+    schema.fields().iter().min_by_key(|field| width(field.data_type())).map(|field| field.name().clone())
+}
+
+fn project(schema: &SchemaRef, columns: Option<&Vec<String>>) -> SchemaRef {
+    let Some(columns) = columns else { return Arc::clone(schema) };
+    let fields: Vec<_> = schema.fields().iter().filter(|field| columns.contains(field.name())).cloned().collect();
+    Arc::new(Schema::new(fields))
+}
+
+/// A condition that holds for all rows any appearance of the table looks at, if there is one that can be written down.
+fn pushed_filter(schema: &SchemaRef, appearances: &[Appearance]) -> Option<String> {
+    let mut alternatives: Vec<String> = Vec::new();
+    for appearance in appearances {
+        let conjuncts: Vec<String> = appearance.filters.iter().filter_map(|filter| written(filter, schema)).collect();
+        if conjuncts.is_empty() {
+            return None;
+        }
+        let all = conjuncts.join(" AND ");
+        if !alternatives.contains(&all) {
+            alternatives.push(all);
+        }
+    }
+    match alternatives.as_slice() {
+        [] => None,
+        [one] => Some(one.clone()),
+        several => Some(several.iter().map(|one| format!("({one})")).collect::<Vec<_>>().join(" OR ")),
+    }
+}
+
+/// A filter as SQL text that means the same when read back; `None` if that cannot be had.
+fn written(filter: &Expr, schema: &SchemaRef) -> Option<String> {
+    if !immutable(filter) {
+        return None;
+    }
+    let bare = filter.clone().transform(|part| {
+        Ok(match part {
+            Expr::Column(column) => datafusion::common::tree_node::Transformed::yes(Expr::Column(datafusion::common::Column::new_unqualified(column.name))),
+            other => datafusion::common::tree_node::Transformed::no(other),
+        })
+    });
+    let bare = bare.ok()?.data;
+    let text = Unparser::new(&AlwaysQuoted {}).expr_to_sql(&bare).ok()?.to_string();
+    let read = sql::filter_expression(&text, schema).ok()?;
+    let df_schema = Arc::new(DFSchema::try_from(schema.as_ref().clone()).ok()?);
+    let simplifier = ExprSimplifier::new(SimplifyContext::builder().with_schema(df_schema).build());
+    let normal = |expression: Expr| simplifier.simplify(expression).ok().map(|simple| simple.to_string());
+    (normal(read)? == normal(bare)?).then_some(text)
+}
+
+/// Whether the filter has one value per row, wherever and whenever it is evaluated: no `now()`, no `random()`, no subquery.
+fn immutable(filter: &Expr) -> bool {
+    let unstable = filter.exists(|part| {
+        Ok(match part {
+            Expr::ScalarFunction(call) => call.func.signature().volatility != Volatility::Immutable,
+            Expr::Exists(_) | Expr::InSubquery(_) | Expr::ScalarSubquery(_) | Expr::OuterReferenceColumn(..) => true,
+            Expr::Placeholder(_) | Expr::ScalarVariable(..) | Expr::AggregateFunction(_) | Expr::WindowFunction(_) => true,
+            _ => false,
+        })
+    });
+    matches!(unstable, Ok(false))
+}
+
+/// Quotes every identifier, so that none is taken for a keyword.
+struct AlwaysQuoted {}
+
+impl Dialect for AlwaysQuoted {
+    fn identifier_quote_style(&self, _identifier: &str) -> Option<char> {
+        Some('"')
+    }
+}
+
+fn problem(error: &DataFusionError) -> Problem {
+    let place = |spans: &Spans| spans.first().map(|span| SqlLocation { line: span.start.line, column: span.start.column });
+    let mut column = None;
+    let mut at = None;
+    if let DataFusionError::SchemaError(schema, _) = sql::root(error)
+        && let datafusion::common::SchemaError::FieldNotFound { field, valid_fields } = schema.as_ref()
+    {
+        at = place(&field.spans);
+        column = Some((field.name.clone(), valid_fields.iter().map(|field| field.name.clone()).collect()));
+    }
+    Problem { message: sql::message(error), at: at.or_else(|| diagnosed(error)), column }
+}
+
+fn diagnosed(error: &DataFusionError) -> Option<SqlLocation> {
+    match error {
+        DataFusionError::Diagnostic(diagnostic, inner) => diagnostic
+            .span
+            .map(|span| SqlLocation { line: span.start.line, column: span.start.column })
+            .or_else(|| diagnosed(inner)),
+        DataFusionError::Context(_, inner) => diagnosed(inner),
+        DataFusionError::Collection(errors) => errors.iter().find_map(diagnosed),
+        DataFusionError::Shared(inner) => diagnosed(inner),
+        _ => None,
+    }
+}
+
+/// A table without rows, which takes every filter it is offered (and leaves it in the plan as well).
+struct Empty {
+    schema: SchemaRef,
+}
+
+impl TableSource for Empty {
+    fn schema(&self) -> SchemaRef {
+        Arc::clone(&self.schema)
+    }
+
+    fn supports_filters_pushdown(&self, filters: &[&Expr]) -> Result<Vec<TableProviderFilterPushDown>, DataFusionError> {
+        Ok(vec![TableProviderFilterPushDown::Inexact; filters.len()])
+    }
+}
+
+/// Gives the SQL planner the functions of a session and the tables of one query.
+pub(crate) struct Provider<'a> {
+    state: &'a SessionState,
+    tables: BTreeMap<String, Arc<dyn TableSource>>,
+}
+
+impl<'a> Provider<'a> {
+    pub(crate) fn without_tables(state: &'a SessionState) -> Self {
+        Self { state, tables: BTreeMap::new() }
+    }
+}
+
+impl ContextProvider for Provider<'_> {
+    fn get_table_source(&self, name: TableReference) -> Result<Arc<dyn TableSource>, DataFusionError> {
+        let found = if name.schema().is_none() { self.tables.get(name.table()) } else { None };
+        found.cloned().ok_or_else(|| plan_datafusion_err!("there is no table `{name}`"))
+    }
+
+    #[expect(deprecated, reason = "the arguments of the newer call borrow a session trait object this pure code does not have")]
+    fn get_table_function_source(&self, name: &str, args: Vec<Expr>) -> Result<Arc<dyn TableSource>, DataFusionError> {
+        let function = self.state.table_functions().get(name);
+        let function = function.ok_or_else(|| plan_datafusion_err!("there is no table function `{name}`"))?;
+        Ok(provider_as_source(function.create_table_provider(&args)?))
+    }
+
+    fn create_cte_work_table(&self, name: &str, schema: SchemaRef) -> Result<Arc<dyn TableSource>, DataFusionError> {
+        Ok(provider_as_source(Arc::new(CteWorkTable::new(name, schema))))
+    }
+
+    fn get_expr_planners(&self) -> &[Arc<dyn ExprPlanner>] {
+        self.state.expr_planners()
+    }
+
+    fn get_type_planner(&self) -> Option<Arc<dyn TypePlanner>> {
+        None
+    }
+
+    fn get_function_meta(&self, name: &str) -> Option<Arc<ScalarUDF>> {
+        self.state.scalar_functions().get(name).cloned()
+    }
+
+    fn get_higher_order_meta(&self, name: &str) -> Option<Arc<HigherOrderUDF>> {
+        self.state.higher_order_functions().get(name).cloned()
+    }
+
+    fn get_aggregate_meta(&self, name: &str) -> Option<Arc<AggregateUDF>> {
+        self.state.aggregate_functions().get(name).cloned()
+    }
+
+    fn get_window_meta(&self, name: &str) -> Option<Arc<WindowUDF>> {
+        self.state.window_functions().get(name).cloned()
+    }
+
+    fn get_variable_type(&self, _variable_names: &[String]) -> Option<DataType> {
+        None
+    }
+
+    fn options(&self) -> &ConfigOptions {
+        self.state.config_options()
+    }
+
+    fn udf_names(&self) -> Vec<String> {
+        self.state.scalar_functions().keys().cloned().collect()
+    }
+
+    fn higher_order_function_names(&self) -> Vec<String> {
+        self.state.higher_order_functions().keys().cloned().collect()
+    }
+
+    fn udaf_names(&self) -> Vec<String> {
+        self.state.aggregate_functions().keys().cloned().collect()
+    }
+
+    fn udwf_names(&self) -> Vec<String> {
+        self.state.window_functions().keys().cloned().collect()
+    }
+}

@@ -1,0 +1,435 @@
+//! From the logical plan and the state of the lake to the physical plan.
+//!
+//! Scans are shared: inputs that read the same state of a table with the same filter get one scan of all columns any of them wants,
+//! and each edge projects. A filter on an in-DAG input is a SQL node of its own, shared likewise.
+
+use std::collections::BTreeMap;
+
+use arrow::datatypes::{Schema, SchemaRef};
+use forebay_types::{Location, Report, TableName};
+
+use crate::analyze::{self, Analysis, Problem};
+use crate::errors;
+use crate::filters::{self, sql_name};
+use crate::logical::{self, Filter, LogicalPlan, Select, Source};
+use crate::physical::{Input, Node, NodeId, PhysicalPlan, Python, Resources, Scan, Sql, Strategy, Work, Write};
+use crate::settings::Spanned;
+use crate::sql::{self, FilterError};
+use crate::suggest;
+use crate::{Snapshot, TableState};
+
+/// Pins a logical plan to a state of the lake. All mistakes are reported.
+pub fn physical(plan: &LogicalPlan, snapshot: &Snapshot) -> Result<PhysicalPlan, Vec<Report>> {
+    let mut checker = Checker { plan, snapshot, outputs: Vec::new(), reports: Vec::new() };
+    let demands: Vec<Vec<Demand>> = plan.nodes.iter().map(|node| checker.node(node)).collect();
+    if !checker.reports.is_empty() {
+        return Err(checker.reports);
+    }
+    let mut builder = Builder { plan, snapshot, nodes: Vec::new(), models: Vec::new(), scans: Vec::new(), filters: BTreeMap::new() };
+    builder.collect_scans(&demands);
+    for (node, demands) in plan.nodes.iter().zip(&demands) {
+        builder.node(node, demands);
+    }
+    if !plan.dry_run {
+        plan.nodes.iter().enumerate().for_each(|(index, node)| builder.write(index, node));
+    }
+    Ok(PhysicalPlan { project: plan.project.clone(), commit: snapshot.commit.clone(), nodes: builder.nodes })
+}
+
+/// What is known of the columns of a table.
+#[derive(Debug, Clone)]
+enum Columns {
+    Unknown,
+    Names(Vec<String>),
+    Typed(SchemaRef),
+}
+
+impl Columns {
+    fn names(&self) -> Option<Vec<&str>> {
+        match self {
+            Self::Unknown => None,
+            Self::Names(names) => Some(names.iter().map(String::as_str).collect()),
+            Self::Typed(schema) => Some(schema.fields().iter().map(|field| field.name().as_str()).collect()),
+        }
+    }
+}
+
+/// What one input of a node comes down to.
+#[derive(Debug, Clone)]
+struct Demand {
+    name: String,
+    source: Source,
+    reference: Option<String>,
+    columns: Option<Vec<String>>,
+    filter: Option<String>,
+    /// The shape of the lake table, for sorting columns.
+    schema: Option<SchemaRef>,
+    at: Location,
+}
+
+/// Checks nodes in order and derives what their results look like.
+struct Checker<'a> {
+    plan: &'a LogicalPlan,
+    snapshot: &'a Snapshot,
+    /// Of the nodes so far.
+    outputs: Vec<Columns>,
+    reports: Vec<Report>,
+}
+
+impl<'a> Checker<'a> {
+    fn node(&mut self, node: &logical::Node) -> Vec<Demand> {
+        let mut demands = Vec::new();
+        let mut sources = Vec::new();
+        for input in &node.inputs {
+            let Some(columns) = self.source(node, input) else { continue };
+            demands.push(self.demand(input, &columns));
+            sources.push((input.name.clone(), columns));
+        }
+        let declared = node.columns.as_ref().map(|columns| columns.iter().map(|column| column.value.clone()).collect());
+        let output = match &node.work {
+            logical::Work::Python(_) => declared.map_or(Columns::Unknown, Columns::Names),
+            logical::Work::Sql(select) if sources.len() == node.inputs.len() => self.select(node, select, &sources, &mut demands),
+            logical::Work::Sql(_) => Columns::Unknown,
+        };
+        self.check_partition_columns(node, &output);
+        self.outputs.push(output);
+        demands
+    }
+
+    /// The columns of an input's table; `None` (and a report) if there is no such table.
+    fn source(&mut self, node: &logical::Node, input: &logical::Input) -> Option<Columns> {
+        let table = match &input.source {
+            Source::Node(parent) => return Some(self.outputs.get(*parent).cloned().unwrap_or(Columns::Unknown)),
+            Source::Lake(table) => table,
+        };
+        if let Some(state) = self.state(table, input.reference.as_deref()) {
+            return Some(Columns::Typed(state.schema.clone()));
+        }
+        let at_ref = input.reference.as_deref().map(|reference| format!(" at `{reference}`")).unwrap_or_default();
+        let report = errors::missing_input(input.at.clone(), &format!("{}{at_ref}", input.written), &node.name);
+        let hint = self.suggest_table(node, input, table);
+        self.reports.push(errors::hinted(report, hint));
+        None
+    }
+
+    fn suggest_table(&self, node: &logical::Node, input: &logical::Input, table: &TableName) -> Option<String> {
+        let short = |table: &TableName| if table.namespace() == self.plan.namespace { table.name().to_owned() } else { table.to_string() };
+        let tables: Vec<String> = self.snapshot.names.iter().map(short).collect();
+        if let Some(elsewhere) = self.snapshot.names.iter().find(|known| known.name() == table.name() && *known != table) {
+            return Some(format!("did you mean `{elsewhere}`, in another namespace?"));
+        }
+        let models = self.plan.nodes.iter().filter(|other| other.name != node.name).map(|other| other.name.as_str());
+        let all: Vec<&str> = models.chain(tables.iter().map(String::as_str)).collect();
+        suggest::hint(&input.written, all.iter().copied())
+            .or_else(|| (tables.is_empty()).then(|| "the lake has no tables at this ref; `forebay table import` brings data in".to_owned()))
+            .or_else(|| suggest::hint_or_list(&input.written, "there are", all.iter().copied()))
+    }
+
+    fn state(&self, table: &TableName, reference: Option<&str>) -> Option<&'a TableState> {
+        self.snapshot.tables.get(&(table.clone(), reference.map(str::to_owned)))
+    }
+
+    /// Checks an input's columns and filter.
+    fn demand(&mut self, input: &logical::Input, columns: &Columns) -> Demand {
+        if let (Some(wanted), Some(known)) = (&input.columns, columns.names()) {
+            for column in wanted {
+                self.check_column(column, &known, &input.written);
+            }
+        }
+        if let Some(filter) = &input.filter {
+            self.check_filter(filter, columns, &input.written);
+        }
+        Demand {
+            name: input.name.clone(),
+            source: input.source.clone(),
+            reference: input.reference.clone(),
+            columns: input.columns.as_ref().map(|columns| columns.iter().map(|column| column.value.clone()).collect()),
+            filter: input.filter.as_ref().map(|filter| filter.text.clone()),
+            schema: match (&input.source, columns) {
+                (Source::Lake(_), Columns::Typed(schema)) => Some(schema.clone()),
+                _ => None,
+            },
+            at: input.at.clone(),
+        }
+    }
+
+    fn check_column(&mut self, column: &Spanned<String>, known: &[&str], table: &str) {
+        if !known.contains(&column.value.as_str()) {
+            self.unknown_column(&column.value, column.at.clone(), known, table);
+        }
+    }
+
+    fn unknown_column(&mut self, column: &str, at: Location, known: &[&str], table: &str) {
+        let hint = suggest::hint_or_list(column, "the columns are", known.iter().copied());
+        self.reports.push(errors::hinted(errors::unknown_column(at, column, table), hint));
+    }
+
+    fn check_filter(&mut self, filter: &Filter, columns: &Columns, table: &str) {
+        match columns {
+            Columns::Unknown => {}
+            Columns::Names(names) => {
+                let known: Vec<&str> = names.iter().map(String::as_str).collect();
+                let parsed = filters::parse(&filter.text).expect("checked in the logical plan");
+                for column in filter_columns(&parsed) {
+                    if !known.contains(&column.as_str()) {
+                        self.unknown_column(&column, filter.at.clone(), &known, table);
+                    }
+                }
+            }
+            Columns::Typed(schema) => match sql::filter_expression(&filter.text, schema) {
+                Ok(_) => {}
+                Err(FilterError::UnknownColumn { column, known }) => {
+                    let known: Vec<&str> = known.iter().map(String::as_str).collect();
+                    self.unknown_column(&column, filter.at.clone(), &known, table);
+                }
+                Err(FilterError::Syntax(why)) => self.reports.push(errors::filter_syntax(filter.at.clone(), &filter.written, &why)),
+                Err(FilterError::Type(why)) => self.reports.push(errors::filter_type(filter.at.clone(), &filter.written, table, &why)),
+            },
+        }
+    }
+
+    /// Plans a SELECT if all its tables are known, and writes what it needs of them into the demands.
+    fn select(&mut self, node: &logical::Node, select: &Select, sources: &[(String, Columns)], demands: &mut [Demand]) -> Columns {
+        let typed: Option<BTreeMap<String, SchemaRef>> = sources
+            .iter()
+            .map(|(name, columns)| if let Columns::Typed(schema) = columns { Some((name.clone(), schema.clone())) } else { None })
+            .collect();
+        let Some(tables) = typed else {
+            for demand in demands {
+                demand.columns = demand.schema.as_ref().and_then(|schema| analyze::mentioned_columns(select.text(), schema));
+            }
+            return node.columns.as_ref().map_or(Columns::Unknown, |columns| Columns::Names(columns.iter().map(|column| column.value.clone()).collect()));
+        };
+        match analyze::analyze(select.text(), &tables) {
+            Ok(Analysis { schema, needs }) => {
+                for demand in demands {
+                    if let (Source::Lake(_), Some(need)) = (&demand.source, needs.get(&demand.name)) {
+                        demand.columns.clone_from(&need.columns);
+                        demand.filter.clone_from(&need.filter);
+                    }
+                }
+                self.check_output(node, &schema);
+                Columns::Typed(schema)
+            }
+            Err(problem) => {
+                self.problem(select, sources, problem);
+                Columns::Unknown
+            }
+        }
+    }
+
+    fn problem(&mut self, select: &Select, sources: &[(String, Columns)], problem: Problem) {
+        let at = problem.at.map_or_else(|| select.query.start(), |at| select.query.location(at));
+        let Some((column, valid)) = problem.column else {
+            self.reports.push(errors::query(at, &problem.message));
+            return;
+        };
+        let mut known: Vec<&str> = valid.iter().map(String::as_str).collect();
+        if known.is_empty() {
+            known = sources.iter().filter_map(|(_, columns)| columns.names()).flatten().collect();
+        }
+        known.dedup();
+        let tables: Vec<&str> = sources.iter().map(|(name, _)| name.as_str()).collect();
+        let of = if tables.is_empty() { "the query".to_owned() } else { tables.join("`, `") };
+        self.unknown_column(&column, at, &known, &of);
+    }
+
+    /// Result columns need distinct names, and those declared must be there.
+    fn check_output(&mut self, node: &logical::Node, schema: &Schema) {
+        let names: Vec<&str> = schema.fields().iter().map(|field| field.name().as_str()).collect();
+        for (index, name) in names.iter().enumerate() {
+            if names[..index].contains(name) {
+                let report = errors::output_columns(node.at.clone(), &node.name, &format!("two of them are called `{name}`"));
+                self.reports.push(report.with_hint(format!("give one another name with `AS`: `… AS {name}_2`")));
+                return;
+            }
+        }
+        if let (Some(declared), true) = (&node.columns, self.plan.strict) {
+            let declared_names: Vec<&str> = declared.iter().map(|column| column.value.as_str()).collect();
+            let missing = declared.iter().find(|column| !names.contains(&column.value.as_str()));
+            let extra = names.iter().find(|name| !declared_names.contains(name));
+            let why = match (missing, extra) {
+                (Some(missing), _) => format!("it declares `{}`, which the query does not return", missing.value),
+                (None, Some(extra)) => format!("the query returns `{extra}`, which it does not declare"),
+                (None, None) => return,
+            };
+            let at = missing.or(declared.first()).map_or(&node.at, |column| &column.at);
+            self.reports.push(errors::output_columns(at.clone(), &node.name, &why));
+        }
+    }
+
+    fn check_partition_columns(&mut self, node: &logical::Node, output: &Columns) {
+        if let (Some(stored), Some(known)) = (&node.materialization, output.names()) {
+            for field in &stored.partition_by {
+                if !known.contains(&field.column.as_str()) {
+                    self.unknown_column(&field.column, stored.partition_at.clone(), &known, &node.name);
+                }
+            }
+        }
+        if let (Some(stored), Columns::Typed(schema)) = (&node.materialization, output)
+            && let Strategy::OverwritePartitions { filter } = &stored.strategy
+            && let Err(FilterError::Type(why)) = sql::filter_expression(filter, schema)
+        {
+            self.reports.push(errors::filter_type(node.at.clone(), filter, &node.name, &why));
+        }
+    }
+}
+
+/// Column names in a parsed filter.
+fn filter_columns(filter: &datafusion::sql::sqlparser::ast::Expr) -> Vec<String> {
+    use datafusion::sql::sqlparser::ast::{Expr, visit_expressions};
+    let mut names: Vec<String> = Vec::new();
+    let _ = visit_expressions(filter, |part| {
+        if let Expr::Identifier(name) = part
+            && !names.contains(&name.value)
+        {
+            names.push(name.value.clone());
+        }
+        std::ops::ControlFlow::<()>::Continue(())
+    });
+    names
+}
+
+/// Inputs that can share one scan.
+struct SharedScan {
+    table: TableName,
+    reference: Option<String>,
+    filter: Option<String>,
+    /// The union of what is wanted, in the table's order; `None`: all.
+    columns: Option<Vec<String>>,
+    /// Its node, once made.
+    node: Option<NodeId>,
+}
+
+impl SharedScan {
+    fn serves(&self, table: &TableName, demand: &Demand) -> bool {
+        self.table == *table && self.reference == demand.reference && self.filter == demand.filter
+    }
+}
+
+struct Builder<'a> {
+    plan: &'a LogicalPlan,
+    snapshot: &'a Snapshot,
+    nodes: Vec<Node>,
+    /// Logical index to physical index.
+    models: Vec<NodeId>,
+    scans: Vec<SharedScan>,
+    /// (parent, columns, filter) to the node that filters.
+    filters: BTreeMap<(NodeId, Option<Vec<String>>, String), NodeId>,
+}
+
+impl Builder<'_> {
+    fn collect_scans(&mut self, demands: &[Vec<Demand>]) {
+        for demand in demands.iter().flatten() {
+            let Source::Lake(table) = &demand.source else { continue };
+            let Some(scan) = self.scans.iter_mut().find(|scan| scan.serves(table, demand)) else {
+                let (reference, filter, columns) = (demand.reference.clone(), demand.filter.clone(), demand.columns.clone());
+                self.scans.push(SharedScan { table: table.clone(), reference, filter, columns, node: None });
+                continue;
+            };
+            scan.columns = match (scan.columns.take(), &demand.columns, &demand.schema) {
+                (Some(one), Some(other), Some(schema)) if one != *other => {
+                    let wanted = |name: &&String| one.contains(name) || other.contains(name);
+                    Some(schema.fields().iter().map(|field| field.name()).filter(wanted).cloned().collect())
+                }
+                (Some(one), Some(_), _) => Some(one),
+                _ => None,
+            };
+        }
+    }
+
+    fn push(&mut self, name: String, work: Work, inputs: Vec<Input>, resources: Resources, at: Option<Location>) -> NodeId {
+        let taken = |name: &str| self.nodes.iter().any(|node| node.name == name);
+        let mut unique = name.clone();
+        let mut number = 2;
+        while taken(&unique) {
+            unique = format!("{name}#{number}");
+            number += 1;
+        }
+        self.nodes.push(Node { name: unique, work, inputs, resources, at });
+        self.nodes.len() - 1
+    }
+
+    fn node(&mut self, node: &logical::Node, demands: &[Demand]) {
+        let inputs: Vec<Input> = demands.iter().map(|demand| self.input(demand)).collect();
+        let work = match &node.work {
+            logical::Work::Sql(select) => Work::Sql(Sql { query: select.text().to_owned() }),
+            logical::Work::Python(function) => Work::Python(Python {
+                file: function.file.clone(),
+                function: function.function.clone(),
+                arguments: function.arguments.clone(),
+                environment: function.environment.clone(),
+                returns: function.returns,
+                columns: node.columns.as_ref().map(|columns| columns.iter().map(|column| column.value.clone()).collect()),
+                internet_access: function.internet_access,
+            }),
+        };
+        let id = self.push(node.name.clone(), work, inputs, node.resources.clone(), Some(node.at.clone()));
+        self.models.push(id);
+    }
+
+    fn input(&mut self, demand: &Demand) -> Input {
+        let (producer, columns) = match (&demand.source, &demand.filter) {
+            (Source::Lake(table), _) => self.scan(table, demand),
+            (Source::Node(parent), None) => (self.models[*parent], demand.columns.clone()),
+            (Source::Node(parent), Some(filter)) => (self.filter(self.models[*parent], filter, demand), None),
+        };
+        Input { producer, name: demand.name.clone(), columns }
+    }
+
+    /// The scan that serves a demand, and the columns the edge must pick from it.
+    fn scan(&mut self, table: &TableName, demand: &Demand) -> (NodeId, Option<Vec<String>>) {
+        let index = self.scans.iter().position(|scan| scan.serves(table, demand)).expect("collected before");
+        let columns = self.scans[index].columns.clone();
+        let node = match self.scans[index].node {
+            Some(node) => node,
+            None => {
+                let state = &self.snapshot.tables[&(table.clone(), demand.reference.clone())];
+                let scan = Scan {
+                    table: table.clone(),
+                    metadata_location: state.metadata_location.clone(),
+                    snapshot_id: state.snapshot_id,
+                    columns: columns.clone(),
+                    filter: demand.filter.clone(),
+                };
+                let node = self.push(format!("scan:{table}"), Work::Scan(scan), Vec::new(), Resources::default(), Some(demand.at.clone()));
+                self.scans[index].node = Some(node);
+                node
+            }
+        };
+        let picked = demand.columns.clone().filter(|wanted| Some(wanted) != columns.as_ref());
+        (node, picked)
+    }
+
+    fn filter(&mut self, parent: NodeId, filter: &str, demand: &Demand) -> NodeId {
+        let key = (parent, demand.columns.clone(), filter.to_owned());
+        if let Some(node) = self.filters.get(&key) {
+            return *node;
+        }
+        let columns = demand.columns.as_ref().map_or_else(
+            || "*".to_owned(),
+            |columns| columns.iter().map(|column| sql_name(column)).collect::<Vec<_>>().join(", "),
+        );
+        let query = format!("SELECT {columns} FROM \"input\" WHERE {filter}");
+        let inputs = vec![Input { producer: parent, name: "input".to_owned(), columns: None }];
+        let name = format!("filter:{}", self.nodes[parent].name);
+        let node = self.push(name, Work::Sql(Sql { query }), inputs, Resources::default(), Some(demand.at.clone()));
+        self.filters.insert(key, node);
+        node
+    }
+
+    fn write(&mut self, index: usize, node: &logical::Node) {
+        let Some(stored) = &node.materialization else { return };
+        let base = self.snapshot.tables.get(&(node.table.clone(), None));
+        let write = Write {
+            table: node.table.clone(),
+            strategy: stored.strategy.clone(),
+            partition_by: stored.partition_by.clone(),
+            base: base.map(|state| state.metadata_location.clone()),
+            comment: node.comment.clone(),
+        };
+        let inputs = vec![Input { producer: self.models[index], name: "table".to_owned(), columns: None }];
+        let at = Some(node.at.clone());
+        self.push(format!("write:{}", self.plan.nodes[index].name), Work::Write(write), inputs, Resources::default(), at);
+    }
+}
