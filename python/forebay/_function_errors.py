@@ -1,0 +1,172 @@
+"""Errors of a function as replies: the user's traceback, trimmed to their code, and our words after it."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from typing import Any
+
+from ._function import Failure, _NotLoaded, _Raised
+from ._native import Error
+
+_FRAMES_MAX = 30
+_HERE = os.path.dirname(os.path.abspath(__file__))
+
+# Packages that are imported under another name than they are installed by.
+_PACKAGE_OF = {
+    "attr": "attrs",
+    "bs4": "beautifulsoup4",
+    "cv2": "opencv-python",
+    "dateutil": "python-dateutil",
+    "dotenv": "python-dotenv",
+    "fitz": "pymupdf",
+    "google": "google-cloud",
+    "jwt": "pyjwt",
+    "OpenSSL": "pyopenssl",
+    "PIL": "pillow",
+    "psycopg2": "psycopg2-binary",
+    "serial": "pyserial",
+    "skimage": "scikit-image",
+    "sklearn": "scikit-learn",
+    "yaml": "pyyaml",
+}
+
+
+def failure(error: BaseException, node: str, project: str) -> dict[str, Any]:
+    """The `failed` reply for whatever ended the call."""
+    if isinstance(error, _Raised):
+        return _raised(error, node, project)
+    if isinstance(error, Failure):
+        return _reply(error.code, error.message, error.causes, error.hint)
+    if isinstance(error, Error):
+        code, message, causes, hint, fault = error.args
+        return _reply(code, message, causes, hint, fault=fault)
+    ours = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+    return _reply("RUN0115", f"could not run `{node}`", [_line(error)], None, ours, "platform")
+
+
+def assertion(error: AssertionError, project: str) -> str:
+    """The text of a failed `assert`, or its source line if it has no text."""
+    text = str(error).strip()
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if _is_users(f.filename, project)]
+    if not frames:
+        return text or "an assertion failed"
+    last = frames[-1]
+    place = f"{_relative(last.filename, project)}:{last.lineno}"
+    return f"{text or last.line or 'an assertion failed'} ({place})"
+
+
+def _raised(raised: _Raised, node: str, project: str) -> dict[str, Any]:
+    error = raised.error
+    trace = _trace(error, project)
+    at_import = isinstance(raised, _NotLoaded)
+    what = f"could not load the file of `{node}`" if at_import else f"could not run `{node}`"
+    if isinstance(error, SystemExit):
+        code = "" if error.code is None else f" with `{error.code}`"
+        return _reply("RUN0105", what, [f"it called `exit`{code}"], "return a table, or raise an exception", trace)
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        return _reply("RUN0103", what, [_line(error)], _missing(error.name), trace)
+    if at_import:
+        return _reply("RUN0102", what, [_line(error)], None, trace)
+    if isinstance(error, ValueError) and "read-only" in str(error):
+        hint = "inputs are shared with other functions: make a copy and change that, for example `array = array.copy()`"
+        return _reply("RUN0114", f"could not run `{node}`: it writes into an input", [_line(error)], hint, trace)
+    hint = None
+    if isinstance(error, MemoryError):
+        hint = "raise `@forebay.resources(memory=…)`, or read fewer columns and rows"
+    return _reply("RUN0101", what, [_line(error)], hint, trace)
+
+
+def _missing(module: str) -> str:
+    top = module.split(".")[0]
+    if top in getattr(sys, "stdlib_module_names", ()):
+        return f"`{module}` is not part of Python {sys.version_info.major}.{sys.version_info.minor}"
+    package = _PACKAGE_OF.get(top, top)
+    return f"package `{package}` is not in this model's environment: add it to `@forebay.python(pip=…)`"
+
+
+def _line(error: BaseException) -> str:
+    """`KeyError: 'x'`, as the last line of a traceback."""
+    lines = traceback.format_exception_only(type(error), error)
+    return lines[-1].strip() if lines else type(error).__name__
+
+
+def _reply(
+    code: str, message: str, causes: list[str], hint: str | None, trace: str | None = None, fault: str = "request"
+) -> dict[str, Any]:
+    return {
+        "reply": "failed",
+        "code": code,
+        "message": message,
+        "causes": causes,
+        "hint": hint,
+        "traceback": trace,
+        "fault": fault,
+    }
+
+
+def _trace(error: BaseException, project: str) -> str:
+    return "\n".join(_chain(traceback.TracebackException.from_exception(error), project, set()))
+
+
+def _chain(told: traceback.TracebackException, project: str, seen: set[int]) -> list[str]:
+    seen.add(id(told))
+    lines: list[str] = []
+    cause, context = told.__cause__, told.__context__
+    if cause is not None and id(cause) not in seen:
+        lines += _chain(cause, project, seen)
+        lines += ["", "The above exception was the direct cause of the following exception:", ""]
+    elif context is not None and not told.__suppress_context__ and id(context) not in seen:
+        lines += _chain(context, project, seen)
+        lines += ["", "During handling of the above exception, another exception occurred:", ""]
+    if isinstance(getattr(told, "filename", None), str):
+        told.filename = _relative(told.filename, project)
+    frames = _frames(told.stack, project)
+    if frames:
+        lines += ["Traceback (most recent call last):", *frames]
+    lines += "".join(told.format_exception_only()).rstrip("\n").split("\n")
+    return lines
+
+
+def _frames(stack: traceback.StackSummary, project: str) -> list[str]:
+    """The user's frames, and a line for each group of others between and after them. Ours at the top are left out."""
+    groups: list[list[str]] = []
+    elsewhere: list[str] = []
+    for frame in stack:
+        if _is_users(frame.filename, project):
+            if elsewhere and groups:
+                groups.append([_summary(elsewhere)])
+            elsewhere = []
+            place = f'  File "{_relative(frame.filename, project)}", line {frame.lineno}, in {frame.name}'
+            groups.append([place, f"    {frame.line}"] if frame.line else [place])
+        elif not frame.filename.startswith((_HERE, "<frozen importlib")):
+            elsewhere.append(frame.filename)
+    if elsewhere and groups:
+        groups.append([_summary(elsewhere)])
+    if len(groups) > _FRAMES_MAX:
+        half = _FRAMES_MAX // 2
+        groups[half:-half] = [[f"  … {len(groups) - _FRAMES_MAX} more calls …"]]
+    return [line for group in groups for line in group]
+
+
+def _summary(files: list[str]) -> str:
+    packages = dict.fromkeys(map(_package, files))
+    calls = "1 call" if len(files) == 1 else f"{len(files)} calls"
+    return f"    … {calls} inside {', '.join(packages)}"
+
+
+def _package(file: str) -> str:
+    for folder in ("site-packages", "dist-packages"):
+        _, found, rest = file.partition(f"{os.sep}{folder}{os.sep}")
+        if found:
+            return rest.split(os.sep)[0].removesuffix(".py")
+    return "Python"
+
+
+def _is_users(file: str, project: str) -> bool:
+    return bool(project) and file.startswith(project.rstrip(os.sep) + os.sep)
+
+
+def _relative(file: str, project: str) -> str:
+    return os.path.relpath(file, project) if _is_users(file, project) else file
