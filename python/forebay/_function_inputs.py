@@ -71,7 +71,8 @@ def _reader(read: Callable[[bool], Any]) -> Any:
     table = read(False)
     if hasattr(pyarrow.RecordBatchReader, "from_stream"):
         return pyarrow.RecordBatchReader.from_stream(table)
-    return pyarrow.RecordBatchReader._import_from_c(table.stream().address)
+    stream = table.stream()  # Released with its owner, so it must live until it is imported.
+    return pyarrow.RecordBatchReader._import_from_c(stream.address)
 
 
 def _pandas(read: Callable[[bool], Any]) -> Any:

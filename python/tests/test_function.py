@@ -73,7 +73,8 @@ class Done:
 def read(table: Any) -> Any:
     if hasattr(pa.RecordBatchReader, "from_stream"):
         return pa.RecordBatchReader.from_stream(table).read_all()
-    return pa.RecordBatchReader._import_from_c(table.stream().address).read_all()
+    stream = table.stream()
+    return pa.RecordBatchReader._import_from_c(stream.address).read_all()
 
 
 def publish(table: Any, identity: int) -> tuple[bytes, list[tuple[int, int, int]]]:
@@ -396,7 +397,7 @@ def test_an_input_comes_in_the_form_that_is_asked_for(run: Runner, form: str) ->
 
 @pytest.mark.parametrize("form", ["pandas", "polars", "duckdb"])
 def test_run0112_a_form_whose_package_is_missing_names_it(run: Runner, form: str, tmp_path: Path) -> None:
-    (tmp_path / f"{form}.py").write_text(f"raise ModuleNotFoundError('No module named {form!r}', name={form!r})")
+    (tmp_path / f"{form}.py").write_text(f"raise ModuleNotFoundError('not installed', name={form!r})")
     done = run("def model(data): return data", inputs={"data": numbers(5)}, forms={"data": form})
     assert done.reply["code"] == "RUN0112", done.reply
     assert f"`{form}`" in done.reply["hint"] and "`data`" in done.reply["message"]
