@@ -98,7 +98,6 @@ def plane_age(
 
 
 @forebay.model()
-@forebay.python("3.11", pip={"pandas": "2.3", "numpy": "2"})
 def findings(
     scorecard=forebay.Model("carrier_scorecard"),
     routes=forebay.Model("late_routes"),
@@ -106,7 +105,7 @@ def findings(
     planes=forebay.Model("plane_age"),
     min_delay=forebay.Parameter("min_delay"),
 ):
-    """The answers in four lines. Prints of a function appear in the terminal of who started the run."""
+    """The answers in four lines. It needs no packages, so it names none; what it prints appears where the run was started."""
     best, route = scorecard.to_pylist()[0], routes.to_pylist()[0]
     worst, oldest = weather.to_pylist()[0], planes.to_pylist()[-1]
     answers = {
