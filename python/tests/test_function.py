@@ -403,6 +403,12 @@ def test_run0112_a_form_whose_package_is_missing_names_it(run: Runner, form: str
     assert f"`{form}`" in done.reply["hint"] and "`data`" in done.reply["message"]
 
 
+def test_run0115_a_defect_of_ours_is_told_as_such(run: Runner) -> None:
+    done = run("def model(data): return data", inputs={"data": numbers(5)}, forms={"data": "parchment"})
+    assert done.reply["code"] == "RUN0115" and done.reply["fault"] == "platform"
+    assert "_function_inputs.py" in done.reply["traceback"]
+
+
 def test_columns_are_picked_and_ordered(run: Runner) -> None:
     done = run("def model(data): return data", inputs={"data": numbers(5)}, select={"data": ["s", "i"]})
     assert done.table().column_names == ["s", "i"]
