@@ -1,1 +1,46 @@
-//! Control plane (being built).
+//! Iceberg v2 tables on a local disk: create, write, scan, import. Metadata and files are what any other engine reads.
+//!
+//! A table is named by the location of one immutable metadata file; which one is current is the catalog's business.
+//! So nothing here locks: a write makes new files and a new metadata file, durable when the call returns, and two
+//! writers never touch each other's files. Rows come and go as Arrow batches in memory.
+//!
+//! ```text
+//! <location>/data/<uuid>.parquet                         rows
+//! <location>/metadata/<uuid>-m<n>.avro                   manifests: which files, with statistics
+//! <location>/metadata/snap-<id>-1-<uuid>.avro            manifest lists: which manifests
+//! <location>/metadata/<version>-<uuid>.metadata.json     schema, partitioning, snapshots
+//! ```
+//!
+//! Invariants: a file is never changed once written; equality deletes are never written; row-level deletes never are
+//! (a partly matching file is rewritten); `gc.enabled` is false, because branches of the catalog share files.
+//! No thread outlives a call, and no call blocks the async executor with decoding or encoding.
+
+mod cast;
+mod commit;
+mod conform;
+mod csv;
+mod deletes;
+mod error;
+mod files;
+mod metrics;
+mod overwrite;
+mod partition;
+mod predicate;
+mod scan;
+mod schema;
+mod source;
+mod statistics;
+mod storage;
+mod table;
+mod write;
+
+#[cfg(test)]
+mod tests;
+
+pub use error::{Cause, Error, Result};
+pub use partition::PARTITIONS_MAX;
+pub use scan::{ScanRequest, ScanStats, Scanned, scan};
+pub use schema::TYPES_PROPERTY;
+pub use source::{SOURCE_FILES_MAX, SourceFile, SourceFormat, infer_schema, read_source, sources};
+pub use table::{FieldInfo, TableInfo, load};
+pub use write::{Mode, WriteRequest, Written, create, write};

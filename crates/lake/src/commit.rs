@@ -1,0 +1,289 @@
+//! Turns a change of a table into new metadata: manifests, manifest list, snapshot, metadata file.
+//!
+//! One function serves append, replace and overwrite. The order on disk is what makes it safe: data files, then
+//! manifests, then the list, then the metadata file, each durable before the next names it. Nothing refers to the
+//! new metadata until the caller puts its location into the catalog, so a crash leaves unused files, no damage.
+
+use std::collections::{HashMap, HashSet};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use iceberg::io::FileIO;
+use iceberg::spec::{
+    DataFile, MAIN_BRANCH, ManifestContentType, ManifestEntryRef, ManifestFile, ManifestListWriter, ManifestMetadata,
+    ManifestWriter, ManifestWriterBuilder, Operation, Snapshot, SnapshotReference, SnapshotRetention, SnapshotSummaryCollector,
+    Summary, TableMetadata, TableMetadataBuilder,
+};
+use uuid::Uuid;
+
+use crate::error::{Error, Result};
+use crate::files::text;
+use crate::storage;
+use crate::table::{Table, sequence};
+
+/// Metadata about to change: the builder with schema, spec and properties put in, and what it builds without a
+/// snapshot. Data files are written against `metadata`.
+pub(crate) struct Staged {
+    builder: TableMetadataBuilder,
+    /// The table as it will be, but for the snapshot.
+    pub metadata: TableMetadata,
+    /// The table before, if there is one.
+    base: Option<Table>,
+}
+
+/// Which live files a change removes.
+pub(crate) enum Drop {
+    /// None.
+    Nothing,
+    /// All data and delete files.
+    Everything,
+    /// These paths.
+    Paths(HashSet<String>),
+}
+
+/// A change of rows.
+pub(crate) struct Change {
+    /// New data files, under the staged default spec.
+    pub added: Vec<DataFile>,
+    /// Files that go.
+    pub dropped: Drop,
+    /// What the snapshot is called.
+    pub operation: Operation,
+}
+
+impl Staged {
+    /// Builds `builder` once, to learn the ids given.
+    pub(crate) fn new(builder: TableMetadataBuilder, base: Option<Table>) -> Result<Self> {
+        let metadata = builder.clone().build().map_err(Error::internal("build the table metadata"))?.metadata;
+        Ok(Self { builder, metadata, base })
+    }
+
+    /// The table's folder.
+    pub(crate) fn folder(&self) -> Result<PathBuf> {
+        storage::plain_path(self.metadata.location())
+    }
+
+    /// Writes the staged metadata without a snapshot.
+    pub(crate) fn finish(self) -> Result<String> {
+        let folder = self.folder()?.join("metadata");
+        storage::create_folder(&folder)?;
+        write_metadata(&folder, &self.metadata, self.base.as_ref().map(|table| table.location.as_str()))
+    }
+
+    /// Writes a snapshot with the change, and the metadata file.
+    pub(crate) async fn commit(self, change: Change) -> Result<String> {
+        let folder = self.folder()?.join("metadata");
+        storage::create_folder(&folder)?;
+        let snapshot_id = self.new_snapshot_id();
+        let writer = SnapshotWriter {
+            io: FileIO::new_with_fs(),
+            folder: folder.clone(),
+            snapshot_id,
+            staged: &self,
+            summary: SnapshotSummaryCollector::default(),
+            manifests: Vec::new(),
+        };
+        let snapshot = writer.write(change).await?;
+        let failed = |error| Error::internal::<iceberg::Error>("build the table metadata")(error);
+        let reference = SnapshotReference::new(snapshot_id, SnapshotRetention::branch(None, None, None));
+        let metadata = self
+            .builder
+            .add_snapshot(snapshot)
+            .and_then(|builder| builder.set_ref(MAIN_BRANCH, reference))
+            .and_then(TableMetadataBuilder::build)
+            .map_err(failed)?
+            .metadata;
+        storage::sync(&folder)?;
+        write_metadata(&folder, &metadata, self.base.as_ref().map(|table| table.location.as_str()))
+    }
+
+    /// A positive random id that the table does not have yet.
+    fn new_snapshot_id(&self) -> i64 {
+        loop {
+            let (high, low) = Uuid::new_v4().as_u64_pair();
+            let id = i64::try_from((high ^ low) >> 1).expect("63 bits fit");
+            if id != 0 && self.metadata.snapshot_by_id(id).is_none() {
+                return id;
+            }
+        }
+    }
+}
+
+struct SnapshotWriter<'a> {
+    io: FileIO,
+    folder: PathBuf,
+    snapshot_id: i64,
+    staged: &'a Staged,
+    summary: SnapshotSummaryCollector,
+    manifests: Vec<ManifestFile>,
+}
+
+impl SnapshotWriter<'_> {
+    async fn write(mut self, change: Change) -> Result<Snapshot> {
+        self.carry_over(change.dropped).await?;
+        self.add(change.added).await?;
+        let metadata = &self.staged.metadata;
+        let sequence = metadata.next_sequence_number();
+        let parent = metadata.current_snapshot();
+        let parent_id = parent.map(|parent| parent.snapshot_id());
+        let path = self.folder.join(format!("snap-{}-1-{}.avro", self.snapshot_id, Uuid::new_v4()));
+        let failed = |error| Error::internal::<iceberg::Error>("write the manifest list")(error);
+        let output = self.io.new_output(text(&path)).map_err(failed)?.writer().await.map_err(failed)?;
+        let mut list = ManifestListWriter::v2(output, self.snapshot_id, parent_id, sequence);
+        list.add_manifests(self.manifests.into_iter()).map_err(failed)?;
+        list.close().await.map_err(failed)?;
+        storage::sync(&path)?;
+        let mut properties = self.summary.build();
+        add_totals(&mut properties, parent.map(|parent| &parent.summary().additional_properties));
+        let now = chrono::Utc::now().timestamp_millis();
+        Ok(Snapshot::builder()
+            .with_snapshot_id(self.snapshot_id)
+            .with_parent_snapshot_id(parent_id)
+            .with_sequence_number(sequence)
+            .with_timestamp_ms(now.max(metadata.last_updated_ms() + 1))
+            .with_manifest_list(text(&path))
+            .with_summary(Summary { operation: change.operation, additional_properties: properties })
+            .with_schema_id(metadata.current_schema_id())
+            .build())
+    }
+
+    /// Takes over the base's manifests, without the files that go.
+    async fn carry_over(&mut self, dropped: Drop) -> Result<()> {
+        let Some(base) = &self.staged.base else { return Ok(()) };
+        let Some(snapshot) = base.metadata.current_snapshot() else { return Ok(()) };
+        let mut left = match &dropped {
+            Drop::Paths(paths) => paths.clone(),
+            Drop::Nothing | Drop::Everything => HashSet::new(),
+        };
+        let goes = |path: &str| match &dropped {
+            Drop::Nothing => false,
+            Drop::Everything => true,
+            Drop::Paths(paths) => paths.contains(path),
+        };
+        for manifest in base.manifests(snapshot).await? {
+            if !manifest.has_added_files() && !manifest.has_existing_files() {
+                continue; // It tells what an earlier snapshot removed.
+            }
+            if matches!(dropped, Drop::Nothing) {
+                self.manifests.push(manifest);
+                continue;
+            }
+            let path = manifest.manifest_path.clone();
+            let loaded = manifest.load_manifest(&base.io).await.map_err(Error::metadata(&path))?;
+            let live: Vec<&ManifestEntryRef> = loaded.entries().iter().filter(|entry| entry.is_alive()).collect();
+            if live.iter().any(|entry| goes(entry.file_path())) {
+                left.retain(|path| !live.iter().any(|entry| entry.file_path() == path));
+                self.rewrite(loaded.metadata(), manifest.content, &live, &path, &goes).await?;
+            } else {
+                self.manifests.push(manifest);
+            }
+        }
+        if let Some(path) = left.into_iter().next() {
+            return Err(Error::internal("drop a file")(format!("`{path}` is not in the snapshot")));
+        }
+        Ok(())
+    }
+
+    /// Writes a manifest anew, under its own schema and spec, with entries marked deleted.
+    async fn rewrite(
+        &mut self,
+        old: &ManifestMetadata,
+        content: ManifestContentType,
+        live: &[&ManifestEntryRef],
+        path: &str,
+        goes: &impl Fn(&str) -> bool,
+    ) -> Result<()> {
+        let (schema, spec) = (Arc::clone(old.schema()), old.partition_spec().clone());
+        let builder = self.manifest(Arc::clone(&schema), spec.clone())?;
+        let (mut writer, file) = match content {
+            ManifestContentType::Data => (builder.0.build_v2_data(), builder.1),
+            ManifestContentType::Deletes => (builder.0.build_v2_deletes(), builder.1),
+        };
+        let spec = Arc::new(spec);
+        for entry in live {
+            let file = entry.data_file().clone();
+            let sequence = sequence(entry, path)?;
+            let result = if goes(entry.file_path()) {
+                self.summary.remove_file(&file, Arc::clone(&schema), Arc::clone(&spec));
+                writer.add_delete_file(file, sequence, entry.file_sequence_number)
+            } else {
+                let snapshot = entry.snapshot_id().unwrap_or(self.snapshot_id);
+                writer.add_existing_file(file, snapshot, sequence, entry.file_sequence_number)
+            };
+            result.map_err(Error::internal("write a manifest"))?;
+        }
+        self.close(writer, &file).await
+    }
+
+    /// Writes the new files' manifest, last, so that a scan reads them after the older ones.
+    async fn add(&mut self, files: Vec<DataFile>) -> Result<()> {
+        if files.is_empty() {
+            return Ok(());
+        }
+        let metadata = &self.staged.metadata;
+        let schema = Arc::clone(metadata.current_schema());
+        let spec = Arc::clone(metadata.default_partition_spec());
+        let (builder, path) = self.manifest(Arc::clone(&schema), spec.as_ref().clone())?;
+        let mut writer = builder.build_v2_data();
+        for file in files {
+            self.summary.add_file(&file, Arc::clone(&schema), Arc::clone(&spec));
+            // A negative sequence number is written as null: the entry inherits the snapshot's.
+            writer.add_file(file, -1).map_err(Error::internal("write a manifest"))?;
+        }
+        self.close(writer, &path).await
+    }
+
+    fn manifest(
+        &self,
+        schema: Arc<iceberg::spec::Schema>,
+        spec: iceberg::spec::PartitionSpec,
+    ) -> Result<(ManifestWriterBuilder, PathBuf)> {
+        let path = self.folder.join(format!("{}-m{}.avro", Uuid::new_v4(), self.manifests.len()));
+        let output = self.io.new_output(text(&path)).map_err(Error::internal("write a manifest"))?;
+        Ok((ManifestWriterBuilder::new(output, Some(self.snapshot_id), schema, spec), path))
+    }
+
+    async fn close(&mut self, writer: ManifestWriter, path: &Path) -> Result<()> {
+        let manifest = writer.write_manifest_file().await.map_err(Error::internal("write a manifest"))?;
+        storage::sync(path)?;
+        self.manifests.push(manifest);
+        Ok(())
+    }
+}
+
+/// `total-x` = the parent's + added − removed. A total the parent lacks stays out: other engines leave some out.
+fn add_totals(summary: &mut HashMap<String, String>, parent: Option<&HashMap<String, String>>) {
+    for (total, added, removed) in [
+        ("total-data-files", "added-data-files", "deleted-data-files"),
+        ("total-delete-files", "added-delete-files", "removed-delete-files"),
+        ("total-records", "added-records", "deleted-records"),
+        ("total-files-size", "added-files-size", "removed-files-size"),
+        ("total-position-deletes", "added-position-deletes", "removed-position-deletes"),
+        ("total-equality-deletes", "added-equality-deletes", "removed-equality-deletes"),
+    ] {
+        let number = |map: &HashMap<String, String>, key: &str| map.get(key).map_or(Some(0), |text| text.parse().ok());
+        let before: Option<u64> = match parent {
+            None => Some(0),
+            Some(parent) => parent.get(total).and_then(|text| text.parse().ok()),
+        };
+        let sum = || {
+            let (added, removed): (u64, u64) = (number(summary, added)?, number(summary, removed)?);
+            before?.checked_add(added)?.checked_sub(removed)
+        };
+        if let Some(sum) = sum() {
+            summary.insert(total.to_owned(), sum.to_string());
+        }
+    }
+}
+
+/// Writes `<version>-<uuid>.metadata.json`, put-if-absent and durable.
+fn write_metadata(folder: &Path, metadata: &TableMetadata, previous: Option<&str>) -> Result<String> {
+    let version = previous
+        .and_then(|path| Path::new(path).file_name()?.to_str()?.split_once('-')?.0.parse::<u32>().ok())
+        .map_or(0, |version| version.saturating_add(1));
+    let path = folder.join(format!("{version:05}-{}.metadata.json", Uuid::new_v4()));
+    let json = serde_json::to_vec(metadata).map_err(Error::internal("encode the table metadata"))?;
+    storage::write_new(&path, &json)?;
+    storage::sync(folder)?;
+    Ok(text(&path))
+}
