@@ -137,6 +137,9 @@ def _load(project: str, file: str, name: str) -> Callable[..., Any]:
     """The function `name` of the project's `file`, imported as a module of the file's name."""
     import importlib.util
 
+    from . import _function_duckdb
+
+    _function_duckdb.keep_connections()
     path = os.path.join(project, file)
     stem = os.path.splitext(os.path.basename(file))[0]
     sys.path[:0] = dict.fromkeys([project, os.path.dirname(path)])

@@ -73,6 +73,8 @@ def _raised(raised: _Raised, node: str, project: str) -> dict[str, Any]:
         hint = "inputs are shared with other functions: make a copy and change that, for example `array = array.copy()`"
         return _reply("RUN0114", f"could not run `{node}`: it writes into an input", [_line(error)], hint, trace)
     hint = None
+    if "onnection has already been closed" in _line(error):
+        hint = "the duckdb connection was closed before its relation was read: return `relation.fetch_arrow_table()`"
     if isinstance(error, MemoryError):
         hint = "raise `@forebay.resources(memory=…)`, or read fewer columns and rows"
     return _reply("RUN0101", what, [_line(error)], hint, trace)

@@ -148,7 +148,7 @@ def _of_polars(frame: Any) -> Any:
 
 
 def _of_duckdb(relation: Any) -> Any:
-    _unique([str(name) for name in relation.columns])
+    _unique([str(name) for name in _of_user(lambda: relation.columns)])
     for method in ("to_arrow_table", "fetch_arrow_table", "arrow"):
         if hasattr(relation, method):
             return _exported(_of_user(getattr(relation, method)))

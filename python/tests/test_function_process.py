@@ -214,6 +214,12 @@ def test_a_relation_that_fails_is_the_users_error(run: Runner) -> None:
     assert done.reply["code"] == "RUN0101" and "Could not convert" in done.told()
 
 
+@needs_duckdb
+def test_a_relation_of_a_closed_connection_comes_with_advice(run: Runner) -> None:
+    done = run("import duckdb\ndef model():\n    with duckdb.connect() as c:\n        return c.sql('select 1 as a')\n")
+    assert done.reply["code"] == "RUN0101" and "fetch_arrow_table" in done.reply["hint"], done.told()
+
+
 def test_errors_whose_text_fails_are_told_all_the_same(run: Runner) -> None:
     done = run("class Odd(Exception):\n    def __str__(self): raise ValueError\ndef model(): raise Odd()\n")
     assert done.reply["code"] == "RUN0101" and "Odd" in done.told()

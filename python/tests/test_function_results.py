@@ -49,6 +49,11 @@ TABLES = {
             connection = duckdb.connect()
             return connection.sql("select a, b from local where a > 0")
     """,
+    "duckdb imported late": """
+        def model():
+            import duckdb
+            return duckdb.connect(database=":memory:").sql("select unnest([1, 2, 3]) as a, unnest(['x', null, 'größe']) as b")
+    """,
     "any capsule": """
         import pyarrow as pa
         class Mine:
