@@ -11,8 +11,8 @@ use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Schema, SchemaRef};
 use datafusion::common::config::ConfigOptions;
-use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
-use datafusion::common::{DFSchema, DataFusionError, Spans, TableReference, plan_datafusion_err};
+use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
+use datafusion::common::{Column, DFSchema, DataFusionError, Spans, TableReference, plan_datafusion_err};
 use datafusion::datasource::provider_as_source;
 use datafusion::datasource::cte_worktable::CteWorkTable;
 use datafusion::execution::session_state::SessionState;
@@ -57,8 +57,19 @@ pub(crate) struct Problem {
     pub(crate) message: String,
     /// Place in the query.
     pub(crate) at: Option<SqlLocation>,
-    /// The column that is not there, and those that are.
-    pub(crate) column: Option<(String, Vec<String>)>,
+    /// The column that is not there.
+    pub(crate) column: Option<MissingColumn>,
+    pub(crate) hint: Option<String>,
+}
+
+/// A column a query names in vain.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct MissingColumn {
+    pub(crate) name: String,
+    /// The table or alias it was looked for in, if the query says.
+    pub(crate) table: Option<String>,
+    /// Tables and columns there are.
+    pub(crate) valid: Vec<(Option<String>, String)>,
 }
 
 /// Plans `query` over `tables` (by input name).
@@ -124,7 +135,7 @@ fn source(schema: &SchemaRef) -> Arc<dyn TableSource> {
 
 /// The settings of [`sql::session_config`], as the SQL planner wants them.
 pub(crate) fn parser_options() -> ParserOptions {
-    ParserOptions::new().with_enable_ident_normalization(false).with_collect_spans(true)
+    ParserOptions::new().with_enable_ident_normalization(false).with_collect_spans(true).with_map_string_types_to_utf8view(false)
 }
 
 /// One appearance of a table in a plan.
@@ -196,11 +207,12 @@ fn pushed_filter(schema: &SchemaRef, appearances: &[Appearance]) -> Option<Strin
             alternatives.push(all);
         }
     }
-    match alternatives.as_slice() {
-        [] => None,
-        [one] => Some(one.clone()),
-        several => Some(several.iter().map(|one| format!("({one})")).collect::<Vec<_>>().join(" OR ")),
-    }
+    let whole = match alternatives.as_slice() {
+        [] => return None,
+        [one] => one.clone(),
+        several => several.iter().map(|one| format!("({one})")).collect::<Vec<_>>().join(" OR "),
+    };
+    sql::filter_expression(&whole, schema).is_ok().then_some(whole)
 }
 
 /// A filter as SQL text that means the same when read back; `None` if that cannot be had.
@@ -210,8 +222,8 @@ fn written(filter: &Expr, schema: &SchemaRef) -> Option<String> {
     }
     let bare = filter.clone().transform(|part| {
         Ok(match part {
-            Expr::Column(column) => datafusion::common::tree_node::Transformed::yes(Expr::Column(datafusion::common::Column::new_unqualified(column.name))),
-            other => datafusion::common::tree_node::Transformed::no(other),
+            Expr::Column(column) => Transformed::yes(Expr::Column(Column::new_unqualified(column.name))),
+            other => Transformed::no(other),
         })
     });
     let bare = bare.ok()?.data;
@@ -253,9 +265,11 @@ fn problem(error: &DataFusionError) -> Problem {
         && let datafusion::common::SchemaError::FieldNotFound { field, valid_fields } = schema.as_ref()
     {
         at = place(&field.spans);
-        column = Some((field.name.clone(), valid_fields.iter().map(|field| field.name.clone()).collect()));
+        let table = |column: &Column| column.relation.as_ref().map(|relation| relation.table().to_owned());
+        let valid = valid_fields.iter().map(|field| (table(field), field.name.clone())).collect();
+        column = Some(MissingColumn { name: field.name.clone(), table: table(field), valid });
     }
-    Problem { message: sql::message(error), at: at.or_else(|| diagnosed(error)), column }
+    Problem { message: sql::message(error), at: at.or_else(|| diagnosed(error)), column, hint: sql::function_hint(error) }
 }
 
 fn diagnosed(error: &DataFusionError) -> Option<SqlLocation> {

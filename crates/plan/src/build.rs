@@ -8,11 +8,11 @@ use std::collections::BTreeMap;
 use arrow::datatypes::{Schema, SchemaRef};
 use forebay_types::{Location, Report, TableName};
 
-use crate::analyze::{self, Analysis, Problem};
+use crate::analyze::{self, Analysis, MissingColumn, Problem};
 use crate::errors;
 use crate::filters::{self, sql_name};
 use crate::logical::{self, Filter, LogicalPlan, Select, Source};
-use crate::physical::{Input, Node, NodeId, PhysicalPlan, Python, Resources, Scan, Sql, Strategy, Work, Write};
+use crate::physical::{Input, Node, NodeId, PhysicalPlan, Python, Resources, Returns, Scan, Sql, Strategy, Work, Write};
 use crate::settings::Spanned;
 use crate::sql::{self, FilterError};
 use crate::suggest;
@@ -23,6 +23,7 @@ pub fn physical(plan: &LogicalPlan, snapshot: &Snapshot) -> Result<PhysicalPlan,
     let mut checker = Checker { plan, snapshot, outputs: Vec::new(), reports: Vec::new() };
     let demands: Vec<Vec<Demand>> = plan.nodes.iter().map(|node| checker.node(node)).collect();
     if !checker.reports.is_empty() {
+        errors::sort(&mut checker.reports);
         return Err(checker.reports);
     }
     let mut builder = Builder { plan, snapshot, nodes: Vec::new(), models: Vec::new(), scans: Vec::new(), filters: BTreeMap::new() };
@@ -105,8 +106,10 @@ impl<'a> Checker<'a> {
         if let Some(state) = self.state(table, input.reference.as_deref()) {
             return Some(Columns::Typed(state.schema.clone()));
         }
-        let at_ref = input.reference.as_deref().map(|reference| format!(" at `{reference}`")).unwrap_or_default();
-        let report = errors::missing_input(input.at.clone(), &format!("{}{at_ref}", input.written), &node.name);
+        let report = match &input.reference {
+            None => errors::missing_input(input.at.clone(), &input.written, &node.name),
+            Some(reference) => errors::missing_input_at_ref(input.at.clone(), &input.written, &node.name, reference),
+        };
         let hint = self.suggest_table(node, input, table);
         self.reports.push(errors::hinted(report, hint));
         None
@@ -115,10 +118,14 @@ impl<'a> Checker<'a> {
     fn suggest_table(&self, node: &logical::Node, input: &logical::Input, table: &TableName) -> Option<String> {
         let short = |table: &TableName| if table.namespace() == self.plan.namespace { table.name().to_owned() } else { table.to_string() };
         let tables: Vec<String> = self.snapshot.names.iter().map(short).collect();
+        if input.reference.is_some() && self.snapshot.names.contains(table) {
+            return Some("the table is there at the ref of the run: leave out `ref`, or name a later one".to_owned());
+        }
         if let Some(elsewhere) = self.snapshot.names.iter().find(|known| known.name() == table.name() && *known != table) {
             return Some(format!("did you mean `{elsewhere}`, in another namespace?"));
         }
-        let models = self.plan.nodes.iter().filter(|other| other.name != node.name).map(|other| other.name.as_str());
+        let makes_table = |other: &&logical::Node| !matches!(&other.work, logical::Work::Python(function) if function.returns == Returns::Truth);
+        let models = self.plan.nodes.iter().filter(|other| other.name != node.name).filter(makes_table).map(|other| other.name.as_str());
         let all: Vec<&str> = models.chain(tables.iter().map(String::as_str)).collect();
         suggest::hint(&input.written, all.iter().copied())
             .or_else(|| (tables.is_empty()).then(|| "the lake has no tables at this ref; `forebay table import` brings data in".to_owned()))
@@ -220,18 +227,25 @@ impl<'a> Checker<'a> {
 
     fn problem(&mut self, select: &Select, sources: &[(String, Columns)], problem: Problem) {
         let at = problem.at.map_or_else(|| select.query.start(), |at| select.query.location(at));
-        let Some((column, valid)) = problem.column else {
-            self.reports.push(errors::query(at, &problem.message));
+        let Some(MissingColumn { name, table, valid }) = problem.column else {
+            self.reports.push(errors::hinted(errors::query(at, &problem.message), problem.hint));
             return;
         };
-        let mut known: Vec<&str> = valid.iter().map(String::as_str).collect();
+        let aliases: Vec<&str> = valid.iter().filter_map(|(table, _)| table.as_deref()).collect();
+        if let Some(alias) = table.as_deref().filter(|alias| !aliases.is_empty() && !aliases.contains(alias)) {
+            let report = errors::query(at, &format!("no table is called `{alias}` here"));
+            self.reports.push(errors::hinted(report, suggest::hint_or_list(alias, "there are", aliases.iter().copied())));
+            return;
+        }
+        let inside = |(other, _): &&(Option<String>, String)| table.is_none() || *other == table;
+        let mut known: Vec<&str> = valid.iter().filter(inside).map(|(_, column)| column.as_str()).collect();
         if known.is_empty() {
             known = sources.iter().filter_map(|(_, columns)| columns.names()).flatten().collect();
         }
         known.dedup();
         let tables: Vec<&str> = sources.iter().map(|(name, _)| name.as_str()).collect();
-        let of = if tables.is_empty() { "the query".to_owned() } else { tables.join("`, `") };
-        self.unknown_column(&column, at, &known, &of);
+        let of = table.unwrap_or_else(|| if tables.is_empty() { "the query".to_owned() } else { tables.join("`, `") });
+        self.unknown_column(&name, at, &known, &of);
     }
 
     /// Result columns need distinct names, and those declared must be there.

@@ -12,6 +12,11 @@ pub(crate) const CODES: &[&str] = &[
     "PLN0023", "PLN0024", "PLN0025", "PLN0026", "PLN0027", "PLN0028",
 ];
 
+/// Puts reports in the order of the files; those without a place come first.
+pub(crate) fn sort(reports: &mut [Report]) {
+    reports.sort_by_key(|report| report.at.as_ref().map(|at| (at.file.clone(), at.line, at.column)));
+}
+
 /// Adds an optional hint.
 pub(crate) fn hinted(report: Report, hint: Option<String>) -> Report {
     match hint {
@@ -78,7 +83,7 @@ pub(crate) fn unknown_word(at: Location, what: &str, name: &str) -> Report {
 }
 
 pub(crate) fn not_literal(at: Location, what: &str) -> Report {
-    request("PLN0010", at, format!("could not read {what}: it is not a literal"))
+    request("PLN0010", at, format!("could not read {what}: a literal is wanted here"))
         .with_cause("the project is read without being run, so its settings must be written out")
 }
 
@@ -120,6 +125,10 @@ pub(crate) fn cycle(at: Location, path: &[&str]) -> Report {
 
 pub(crate) fn missing_input(at: Location, input: &str, model: &str) -> Report {
     request("PLN0018", at, format!("could not find the input `{input}` of `{model}`: neither a model nor a table has this name"))
+}
+
+pub(crate) fn missing_input_at_ref(at: Location, input: &str, model: &str, reference: &str) -> Report {
+    request("PLN0018", at, format!("could not find the input `{input}` of `{model}`: there is no such table at `{reference}`"))
 }
 
 pub(crate) fn unknown_column(at: Location, column: &str, of: &str) -> Report {

@@ -179,7 +179,7 @@ impl LogicalPlan {
 pub fn logical(sources: &Sources, options: &Options) -> Result<LogicalPlan, Vec<Report>> {
     let mut reports = Vec::new();
     let project = project::project(sources).map_err(|found| reports.extend(found)).ok();
-    let parameters = project.as_ref().and_then(|project| project::parameter_values(project, options).map_err(|found| reports.extend(found)).ok());
+    let parameters = project.as_ref().map(|project| project::parameter_values(project, options, &mut reports));
     let mut warnings = Vec::new();
     let mut declarations = Vec::new();
     for file in sources.files.iter().filter(|file| !file.path.contains('/')) {
@@ -202,7 +202,8 @@ pub fn logical(sources: &Sources, options: &Options) -> Result<LogicalPlan, Vec<
     let default_namespace = project.as_ref().map_or(project::DEFAULT_NAMESPACE, |project| project.namespace.as_str());
     let namespace = options.namespace.clone().unwrap_or_else(|| default_namespace.to_owned());
     let builder = Builder { project: project.as_ref(), namespace: &namespace, parameters: parameters.as_deref(), reports };
-    let (nodes, reports) = builder.build(declarations);
+    let (nodes, mut reports) = builder.build(declarations);
+    errors::sort(&mut reports);
     match (project, parameters, reports.is_empty()) {
         (Some(project), Some(parameters), true) => {
             let (strict, dry_run) = (options.strict, options.dry_run);

@@ -132,9 +132,8 @@ pub fn project(sources: &Sources) -> Result<Project, Vec<Report>> {
     }
 }
 
-/// The value of each parameter in one run, in the order of the project file.
-pub(crate) fn parameter_values(project: &Project, options: &Options) -> Result<Vec<(String, Literal)>, Vec<Report>> {
-    let mut reports = Vec::new();
+/// The value of each parameter in one run, in the order of the project file. One that has none is null and reported.
+pub(crate) fn parameter_values(project: &Project, options: &Options, reports: &mut Vec<Report>) -> Vec<(String, Literal)> {
     for name in options.parameters.keys() {
         if !project.parameters.iter().any(|parameter| parameter.name == *name) {
             let known = project.parameters.iter().map(|parameter| parameter.name.as_str());
@@ -155,12 +154,13 @@ pub(crate) fn parameter_values(project: &Project, options: &Options) -> Result<V
                 None => Ok(Literal::Null),
             },
         };
-        match value {
-            Ok(value) => values.push((parameter.name.clone(), value)),
-            Err(report) => reports.push(report),
-        }
+        let value = value.unwrap_or_else(|report| {
+            reports.push(report);
+            Literal::Null
+        });
+        values.push((parameter.name.clone(), value));
     }
-    if reports.is_empty() { Ok(values) } else { Err(reports) }
+    values
 }
 
 fn read(file: &SourceFile) -> Result<Project, Vec<Report>> {

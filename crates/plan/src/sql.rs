@@ -6,6 +6,7 @@
 //! Inputs of a [`Sql`](crate::physical::Sql) node are registered under their names with [`register`], which takes them as *one*
 //! identifier: an input named `raw.flights` is the table `"raw.flights"`, and the planner has rewritten the query that way.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, LazyLock};
 
 use arrow::datatypes::{DataType, Schema};
@@ -22,6 +23,7 @@ use datafusion::sql::planner::{PlannerContext, SqlToRel};
 
 use crate::analyze::{Provider, parser_options};
 use crate::filters;
+use crate::suggest;
 
 /// Settings of every DataFusion session of Forebay.
 #[must_use]
@@ -30,6 +32,8 @@ pub fn session_config() -> SessionConfig {
     let parser = &mut config.options_mut().sql_parser;
     parser.enable_ident_normalization = false;
     parser.collect_spans = true;
+    // Results go to Python of any age and to Parquet: plain strings suit all of them.
+    parser.map_string_types_to_utf8view = false;
     config
 }
 
@@ -184,9 +188,37 @@ pub(crate) fn message(error: &DataFusionError) -> String {
         DataFusionError::SQL(parser, _) => return parser_message(&parser.to_string()),
         other => other.strip_backtrace(),
     };
-    let text = text.strip_prefix("Error during planning: ").unwrap_or(&text);
+    plain(&text)
+}
+
+/// The sentence of a DataFusion message that a person can act on.
+fn plain(text: &str) -> String {
+    if let Some(name) = unknown_function(text) {
+        return format!("there is no function `{name}`");
+    }
+    if let Some((_, rest)) = text.split_once("No function matches the given name and argument types '") {
+        let call = rest.split('\'').next().unwrap_or(rest);
+        return format!("no function takes these arguments: `{call}`");
+    }
+    if let (Some(start), Some(end)) = (text.find("column \""), text.find(", currently only")) {
+        return text.get(start..end).unwrap_or(text).to_owned();
+    }
+    let text = text.split("\nThis issue was likely caused by a bug").next().unwrap_or(text);
+    let text = text.strip_prefix("Error during planning: ").unwrap_or(text);
     let text = text.strip_prefix("type_coercion\ncaused by\n").unwrap_or(text);
     text.strip_prefix("Error during planning: ").unwrap_or(text).trim_end_matches(['.', ' ']).to_owned()
+}
+
+fn unknown_function(text: &str) -> Option<&str> {
+    text.split_once("Invalid function '")?.1.split('\'').next()
+}
+
+/// The functions an error about an unknown one may have meant.
+pub(crate) fn function_hint(error: &DataFusionError) -> Option<String> {
+    let text = root(error).strip_backtrace();
+    let name = unknown_function(&text)?;
+    let scalar = STATE.scalar_functions().keys();
+    suggest::hint(name, scalar.chain(STATE.aggregate_functions().keys()).chain(STATE.window_functions().keys()).map(String::as_str).collect::<BTreeSet<_>>())
 }
 
 /// A parser's message without its prefix and its place, which is told apart.

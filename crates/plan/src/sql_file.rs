@@ -113,6 +113,7 @@ pub(crate) fn select(
     if let ControlFlow::Break((why, span)) = query.visit(&mut finder) {
         return Err(errors::query(first.location(span.start), &why));
     }
+    finder.rename_columns();
     let mut tables: Vec<Spanned<String>> = Vec::new();
     for (name, span) in &finder.tables {
         if !tables.iter().any(|known| known.value == *name) {
@@ -205,15 +206,28 @@ struct TableFinder {
     ctes: Vec<String>,
     seen: BTreeSet<(u64, u64)>,
     tables: Vec<(String, Span)>,
+    /// Namespaces and tables that became one identifier with an alias.
     qualified: BTreeSet<(String, String)>,
+    /// `a.b.c` anywhere: the first two parts, and from where to where they stand.
+    compounds: Vec<(String, String, SqlLocation, SqlLocation)>,
     edits: Vec<(SqlLocation, SqlLocation, String)>,
 }
 
 impl TableFinder {
     /// An edit, once: some parts of the tree are visited twice.
-    fn edit(&mut self, from: Span, to: SqlLocation, with: String) {
-        if !self.edits.iter().any(|(known, _, _)| *known == from.start) {
-            self.edits.push((from.start, to, with));
+    fn edit(&mut self, from: SqlLocation, to: SqlLocation, with: String) {
+        if !self.edits.iter().any(|(known, _, _)| *known == from) {
+            self.edits.push((from, to, with));
+        }
+    }
+
+    /// Names columns `ns.table.column` by the alias `table` that stands for `ns.table`. Only known once all tables have been seen.
+    fn rename_columns(&mut self) {
+        for (namespace, table, from, to) in std::mem::take(&mut self.compounds) {
+            let with = format!("{}.", sql_name(&table));
+            if self.qualified.contains(&(namespace, table)) {
+                self.edit(from, to, with);
+            }
         }
     }
 
@@ -229,7 +243,7 @@ impl TableFinder {
             [namespace, table] => {
                 let full = format!("{}.{}", namespace.value, table.value);
                 let alias = if aliased { String::new() } else { format!(" AS {}", sql_name(&table.value)) };
-                self.edit(namespace.span, table.span.end, format!("{}{alias}", sql_name(&full)));
+                self.edit(namespace.span.start, table.span.end, format!("{}{alias}", sql_name(&full)));
                 if !aliased {
                     self.qualified.insert((namespace.value.clone(), table.value.clone()));
                 }
@@ -272,12 +286,10 @@ impl Visitor for TableFinder {
     }
 
     fn post_visit_expr(&mut self, expression: &Expr) -> ControlFlow<Self::Break> {
-        // `ns.table.column`, where `ns.table` became one identifier with the alias `table`.
         if let Expr::CompoundIdentifier(parts) = expression
             && let [namespace, table, column, ..] = parts.as_slice()
-            && self.qualified.contains(&(namespace.value.clone(), table.value.clone()))
         {
-            self.edit(namespace.span, column.span.start, format!("{}.", sql_name(&table.value)));
+            self.compounds.push((namespace.value.clone(), table.value.clone(), namespace.span.start, column.span.start));
         }
         ControlFlow::Continue(())
     }

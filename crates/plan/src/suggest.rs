@@ -8,7 +8,8 @@ const SUGGESTIONS_MAX: usize = 3;
 /// Up to three candidates a person may have meant, the nearest first.
 pub(crate) fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Vec<&'a str> {
     let wanted = name.to_lowercase();
-    let allowed = (wanted.chars().count() / 3).clamp(1, 4);
+    let length = wanted.chars().count();
+    let allowed = if length < 2 { 0 } else { (length / 3).clamp(1, 4) };
     let mut found: Vec<(usize, &str)> = Vec::new();
     for candidate in candidates {
         if let Some(rank) = rank(&wanted, &candidate.to_lowercase(), allowed)
