@@ -26,7 +26,8 @@ pub fn physical(plan: &LogicalPlan, snapshot: &Snapshot) -> Result<PhysicalPlan,
         errors::sort(&mut checker.reports);
         return Err(checker.reports);
     }
-    let mut builder = Builder { plan, snapshot, nodes: Vec::new(), models: Vec::new(), scans: Vec::new(), filters: BTreeMap::new() };
+    let mut builder =
+        Builder { plan, snapshot, nodes: Vec::new(), models: Vec::new(), scans: Vec::new(), filters: BTreeMap::new() };
     builder.collect_scans(&demands);
     for (node, demands) in plan.nodes.iter().zip(&demands) {
         builder.node(node, demands);
@@ -116,7 +117,9 @@ impl<'a> Checker<'a> {
     }
 
     fn suggest_table(&self, node: &logical::Node, input: &logical::Input, table: &TableName) -> Option<String> {
-        let short = |table: &TableName| if table.namespace() == self.plan.namespace { table.name().to_owned() } else { table.to_string() };
+        let short = |table: &TableName| {
+            if table.namespace() == self.plan.namespace { table.name().to_owned() } else { table.to_string() }
+        };
         let tables: Vec<String> = self.snapshot.names.iter().map(short).collect();
         if input.reference.is_some() && self.snapshot.names.contains(table) {
             return Some("the table is there at the ref of the run: leave out `ref`, or name a later one".to_owned());
@@ -125,10 +128,14 @@ impl<'a> Checker<'a> {
             return Some(format!("did you mean `{elsewhere}`, in another namespace?"));
         }
         let makes_table = |other: &&logical::Node| !matches!(&other.work, logical::Work::Python(function) if function.returns == Returns::Truth);
-        let models = self.plan.nodes.iter().filter(|other| other.name != node.name).filter(makes_table).map(|other| other.name.as_str());
+        let models =
+            self.plan.nodes.iter().filter(|other| other.name != node.name).filter(makes_table).map(|other| other.name.as_str());
         let all: Vec<&str> = models.chain(tables.iter().map(String::as_str)).collect();
         suggest::hint(&input.written, all.iter().copied())
-            .or_else(|| (tables.is_empty()).then(|| "the lake has no tables at this ref; `forebay table import` brings data in".to_owned()))
+            .or_else(|| {
+                (tables.is_empty())
+                    .then(|| "the lake has no tables at this ref; `forebay table import` brings data in".to_owned())
+            })
             .or_else(|| suggest::hint_or_list(&input.written, "there are", all.iter().copied()))
     }
 
@@ -189,14 +196,24 @@ impl<'a> Checker<'a> {
                     let known: Vec<&str> = known.iter().map(String::as_str).collect();
                     self.unknown_column(&column, filter.at.clone(), &known, table);
                 }
-                Err(FilterError::Syntax(why)) => self.reports.push(errors::filter_syntax(filter.at.clone(), &filter.written, &why)),
-                Err(FilterError::Type(why)) => self.reports.push(errors::filter_type(filter.at.clone(), &filter.written, table, &why)),
+                Err(FilterError::Syntax(why)) => {
+                    self.reports.push(errors::filter_syntax(filter.at.clone(), &filter.written, &why))
+                }
+                Err(FilterError::Type(why)) => {
+                    self.reports.push(errors::filter_type(filter.at.clone(), &filter.written, table, &why))
+                }
             },
         }
     }
 
     /// Plans a SELECT if all its tables are known, and writes what it needs of them into the demands.
-    fn select(&mut self, node: &logical::Node, select: &Select, sources: &[(String, Columns)], demands: &mut [Demand]) -> Columns {
+    fn select(
+        &mut self,
+        node: &logical::Node,
+        select: &Select,
+        sources: &[(String, Columns)],
+        demands: &mut [Demand],
+    ) -> Columns {
         let typed: Option<BTreeMap<String, SchemaRef>> = sources
             .iter()
             .map(|(name, columns)| if let Columns::Typed(schema) = columns { Some((name.clone(), schema.clone())) } else { None })
@@ -205,7 +222,10 @@ impl<'a> Checker<'a> {
             for demand in demands {
                 demand.columns = demand.schema.as_ref().and_then(|schema| analyze::mentioned_columns(select.text(), schema));
             }
-            return node.columns.as_ref().map_or(Columns::Unknown, |columns| Columns::Names(columns.iter().map(|column| column.value.clone()).collect()));
+            return node
+                .columns
+                .as_ref()
+                .map_or(Columns::Unknown, |columns| Columns::Names(columns.iter().map(|column| column.value.clone()).collect()));
         };
         match analyze::analyze(select.text(), &tables) {
             Ok(Analysis { schema, needs }) => {
@@ -406,7 +426,13 @@ impl Builder<'_> {
                     columns: columns.clone(),
                     filter: demand.filter.clone(),
                 };
-                let node = self.push(format!("scan:{table}"), Work::Scan(scan), Vec::new(), Resources::default(), Some(demand.at.clone()));
+                let node = self.push(
+                    format!("scan:{table}"),
+                    Work::Scan(scan),
+                    Vec::new(),
+                    Resources::default(),
+                    Some(demand.at.clone()),
+                );
                 self.scans[index].node = Some(node);
                 node
             }

@@ -136,7 +136,8 @@ fn shown(reports: &[Report]) -> String {
 
 fn files() -> Vec<PathBuf> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/cases");
-    let mut files: Vec<PathBuf> = std::fs::read_dir(folder).expect("the folder of cases").map(|entry| entry.expect("an entry").path()).collect();
+    let mut files: Vec<PathBuf> =
+        std::fs::read_dir(folder).expect("the folder of cases").map(|entry| entry.expect("an entry").path()).collect();
     files.sort();
     files
 }
@@ -155,7 +156,13 @@ fn cases() {
         if update {
             std::fs::write(&path, format!("{input}\n--- expect\n{}\n", said.trim_end())).expect("the case is writable");
         } else {
-            let _ = writeln!(wrong, "=== {}\n--- expected\n{}\n--- but the planner says\n{}\n", path.display(), expected.trim_end(), said.trim_end());
+            let _ = writeln!(
+                wrong,
+                "=== {}\n--- expected\n{}\n--- but the planner says\n{}\n",
+                path.display(),
+                expected.trim_end(),
+                said.trim_end()
+            );
         }
     }
     assert!(wrong.is_empty(), "{wrong}");

@@ -12,7 +12,14 @@ use crate::settings::{CACHE_STRATEGIES, DeclaredInput, STRATEGIES, Spanned, Stra
 use crate::suggest;
 
 const MODEL: &[&str] = &[
-    "name", "columns", "partitioned_by", "materialization_strategy", "cache_strategy", "internet_access", "overwrite_filter", "materialize",
+    "name",
+    "columns",
+    "partitioned_by",
+    "materialization_strategy",
+    "cache_strategy",
+    "internet_access",
+    "overwrite_filter",
+    "materialize",
 ];
 const PYTHON: &[&str] = &["version", "pip"];
 const RESOURCES: &[&str] = &["cpus", "memory", "memory_swap", "timeout"];
@@ -60,7 +67,12 @@ pub(crate) fn read(reader: &mut Reader<'_>, into: &mut Decorated, word: &str, at
 }
 
 /// `forebay.Model(…)` as the source of argument `argument`.
-pub(crate) fn model_input(reader: &mut Reader<'_>, argument: &str, at: TextRange, arguments: Option<&Arguments>) -> Option<DeclaredInput> {
+pub(crate) fn model_input(
+    reader: &mut Reader<'_>,
+    argument: &str,
+    at: TextRange,
+    arguments: Option<&Arguments>,
+) -> Option<DeclaredInput> {
     let what = "forebay.Model";
     let (mut table, mut input_columns, mut filter, mut reference) = (None, None, None, None);
     let bound = bind(reader, what, arguments, INPUT);
@@ -75,7 +87,11 @@ pub(crate) fn model_input(reader: &mut Reader<'_>, argument: &str, at: TextRange
         }
     }
     if !named {
-        let report = errors::bad_value(reader.at(at), &format!("the input `{argument}`"), "`forebay.Model` needs the name of a table or model");
+        let report = errors::bad_value(
+            reader.at(at),
+            &format!("the input `{argument}`"),
+            "`forebay.Model` needs the name of a table or model",
+        );
         reader.report(report);
     }
     Some(DeclaredInput { name: argument.to_owned(), table: table?, reference, columns: input_columns, filter })
@@ -95,7 +111,12 @@ pub(crate) fn parameter_input(reader: &mut Reader<'_>, at: TextRange, arguments:
 }
 
 /// Pairs arguments with the names of `signature`; reports those that do not fit.
-fn bind<'e>(reader: &mut Reader<'_>, what: &str, arguments: Option<&'e Arguments>, signature: &[&'static str]) -> Vec<(&'static str, &'e Expr)> {
+fn bind<'e>(
+    reader: &mut Reader<'_>,
+    what: &str,
+    arguments: Option<&'e Arguments>,
+    signature: &[&'static str],
+) -> Vec<(&'static str, &'e Expr)> {
     let mut bound: Vec<(&'static str, &Expr)> = Vec::new();
     let Some(arguments) = arguments else { return bound };
     for (index, value) in arguments.args.iter().enumerate() {
@@ -108,7 +129,11 @@ fn bind<'e>(reader: &mut Reader<'_>, what: &str, arguments: Option<&'e Arguments
             Some(name) => bound.push((name, value)),
             None => {
                 let allowed = signature.len();
-                let report = errors::bad_value(reader.at(value.range()), &format!("`{what}`"), format!("it takes at most {allowed} arguments"));
+                let report = errors::bad_value(
+                    reader.at(value.range()),
+                    &format!("`{what}`"),
+                    format!("it takes at most {allowed} arguments"),
+                );
                 reader.report(report);
                 return bound;
             }
@@ -239,7 +264,10 @@ fn python_version(reader: &mut Reader<'_>, what: &str, value: &Expr) -> Option<S
             reader.report(report);
         }
         Some(version) if *version != written.trim() => {
-            reader.warn(literal.range, &format!("Python `{written}` is taken as `{version}`: the patch level is that of the interpreter at hand"));
+            reader.warn(
+                literal.range,
+                &format!("Python `{written}` is taken as `{version}`: the patch level is that of the interpreter at hand"),
+            );
         }
         Some(_) => {}
     }
@@ -291,16 +319,22 @@ fn partition_fields(reader: &mut Reader<'_>, what: &str, value: &Expr) -> Option
     let parsed = match &given.value {
         Value::None => return None,
         Value::Str(text) => parse_partition_fields(text),
-        Value::List(items) => items.iter().map(|item| match &item.value {
-            Value::Str(text) => text.parse(),
-            other => Err(format!("its entries must be text, and one is {}", other.kind())),
-        }).collect(),
+        Value::List(items) => items
+            .iter()
+            .map(|item| match &item.value {
+                Value::Str(text) => text.parse(),
+                other => Err(format!("its entries must be text, and one is {}", other.kind())),
+            })
+            .collect(),
         other => Err(format!("it must be text or a list of texts, and it is {}", other.kind())),
     };
     match parsed {
         Ok(fields) => Some(Spanned { value: fields, at }),
         Err(why) => {
-            reader.report(errors::bad_value(at, what, why).with_hint("write columns or transforms of columns: `\"country\"`, `[\"day(ts)\", \"country\"]`"));
+            reader.report(
+                errors::bad_value(at, what, why)
+                    .with_hint("write columns or transforms of columns: `\"country\"`, `[\"day(ts)\", \"country\"]`"),
+            );
             None
         }
     }

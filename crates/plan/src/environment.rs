@@ -32,7 +32,9 @@ pub(crate) fn check_package(name: &str, version: &str) -> Result<(), String> {
         return Err("this is not a package name".to_owned());
     }
     let extras = name[base.len()..].trim();
-    if !extras.is_empty() && !(extras.starts_with('[') && extras.ends_with(']') && !extras[1..extras.len() - 1].contains(['[', ']'])) {
+    if !extras.is_empty()
+        && !(extras.starts_with('[') && extras.ends_with(']') && !extras[1..extras.len() - 1].contains(['[', ']']))
+    {
         return Err("its extras must look like `[one,two]`".to_owned());
     }
     let version = version.trim();
@@ -41,11 +43,7 @@ pub(crate) fn check_package(name: &str, version: &str) -> Result<(), String> {
     }
     let specifier = if version.starts_with(['=', '<', '>', '!', '~']) { version.to_owned() } else { format!("=={version}") };
     let plain = Version::from_str(version).is_ok();
-    if plain || VersionSpecifiers::from_str(&specifier).is_ok() {
-        Ok(())
-    } else {
-        Err(format!("`{version}` is not a version"))
-    }
+    if plain || VersionSpecifiers::from_str(&specifier).is_ok() { Ok(()) } else { Err(format!("`{version}` is not a version")) }
 }
 
 /// The environment of one model: its own packages over those of the project.
@@ -82,10 +80,29 @@ mod tests {
 
     #[test]
     fn packages() {
-        for (name, version) in [("pandas", "2.2.0"), ("pandas", "2"), ("a-b_c.d", ">=2,<3"), ("x", ""), ("x", "*"), ("x", "==2.0.*"), ("x", "~=1.4"), ("u[standard]", "1"), ("x", "2.0.*")] {
+        for (name, version) in [
+            ("pandas", "2.2.0"),
+            ("pandas", "2"),
+            ("a-b_c.d", ">=2,<3"),
+            ("x", ""),
+            ("x", "*"),
+            ("x", "==2.0.*"),
+            ("x", "~=1.4"),
+            ("u[standard]", "1"),
+            ("x", "2.0.*"),
+        ] {
             assert_eq!(check_package(name, version), Ok(()), "{name} {version}");
         }
-        for (name, version) in [("pandas", "latest"), ("pan das", "2"), ("", "2"), ("-x", "1"), ("x", ">=2,<"), ("x", "=>2"), ("x[", "1"), ("x", "2.0; rm")] {
+        for (name, version) in [
+            ("pandas", "latest"),
+            ("pan das", "2"),
+            ("", "2"),
+            ("-x", "1"),
+            ("x", ">=2,<"),
+            ("x", "=>2"),
+            ("x[", "1"),
+            ("x", "2.0; rm"),
+        ] {
             assert!(check_package(name, version).is_err(), "{name} {version}");
         }
     }

@@ -74,8 +74,11 @@ pub(crate) fn parameter_type(at: Location, parameter: &str, kind: &str) -> Repor
 }
 
 pub(crate) fn no_model(project: &str) -> Report {
-    usage("PLN0008", format!("could not find a model in project `{project}`: no function has `@forebay.model()` and there is no `.sql` file"))
-        .with_hint("models are read from `*.py` and `*.sql` files next to the project file, not from folders below it")
+    usage(
+        "PLN0008",
+        format!("could not find a model in project `{project}`: no function has `@forebay.model()` and there is no `.sql` file"),
+    )
+    .with_hint("models are read from `*.py` and `*.sql` files next to the project file, not from folders below it")
 }
 
 pub(crate) fn unknown_word(at: Location, what: &str, name: &str) -> Report {
@@ -92,7 +95,8 @@ pub(crate) fn bad_value(at: Location, what: &str, why: impl AsRef<str>) -> Repor
 }
 
 pub(crate) fn python_version(at: Location, version: &str) -> Report {
-    request("PLN0012", at, format!("could not use Python `{version}`")).with_hint("versions `3.9` to `3.14` are supported, written as text: `\"3.11\"`")
+    request("PLN0012", at, format!("could not use Python `{version}`"))
+        .with_hint("versions `3.9` to `3.14` are supported, written as text: `\"3.11\"`")
 }
 
 pub(crate) fn package(at: Location, package: &str, why: &str) -> Report {
@@ -117,7 +121,9 @@ pub(crate) fn duplicate_model(name: &str, at: Location, first: &Location) -> Rep
 pub(crate) fn cycle(at: Location, path: &[&str]) -> Report {
     let report = request("PLN0017", at, format!("could not order the models: they form a cycle, {}", path.join(" <- ")));
     if path.len() == 2 {
-        report.with_hint("a model cannot read the table it makes: give the model another `name`, or read an earlier state with `ref=`")
+        report.with_hint(
+            "a model cannot read the table it makes: give the model another `name`, or read an earlier state with `ref=`",
+        )
     } else {
         report
     }
@@ -144,7 +150,11 @@ pub(crate) fn filter_type(at: Location, filter: &str, of: &str, cause: &str) -> 
 }
 
 pub(crate) fn unknown_parameter(at: Option<Location>, name: &str) -> Report {
-    let report = Report::new("PLN0022", Fault::Usage, format!("could not find the parameter `{name}`: the project file does not declare it"));
+    let report = Report::new(
+        "PLN0022",
+        Fault::Usage,
+        format!("could not find the parameter `{name}`: the project file does not declare it"),
+    );
     match at {
         Some(at) => report.with_location(at),
         None => report,

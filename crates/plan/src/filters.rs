@@ -2,10 +2,10 @@
 //!
 //! Both are done on tokens, so nothing inside strings, quoted names and comments changes.
 
-use std::ops::Range;
+use std::ops::{ControlFlow, Range};
 use std::sync::LazyLock;
 
-use datafusion::sql::sqlparser::ast::{BinaryOperator, Expr, UnaryOperator};
+use datafusion::sql::sqlparser::ast::{BinaryOperator, Expr, UnaryOperator, visit_expressions};
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::parser::Parser;
 use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan, Tokenizer};
@@ -164,6 +164,15 @@ pub(crate) fn parse(text: &str) -> Result<Expr, String> {
     }
 }
 
+/// Whether a query stands inside the expression.
+pub(crate) fn has_subquery(expression: &Expr) -> bool {
+    let found = visit_expressions(expression, |part| match part {
+        Expr::Subquery(_) | Expr::InSubquery { .. } | Expr::Exists { .. } => ControlFlow::Break(()),
+        _ => ControlFlow::Continue(()),
+    });
+    found.is_break()
+}
+
 /// Checks an `overwrite_filter` and returns the columns it names: comparisons, AND, OR and IN of columns and literals.
 pub(crate) fn overwrite_columns(filter: &Expr) -> Result<Vec<String>, String> {
     let mut columns = Vec::new();
@@ -225,8 +234,20 @@ mod tests {
         assert_eq!(dates("t < 2023-01-01T10:00"), "t < TIMESTAMP '2023-01-01T10:00:00'");
         assert_eq!(dates("t < 2023-01-01T10:00:00+02:00"), "t < TIMESTAMP '2023-01-01T10:00:00+02:00'");
         for same in [
-            "x = 2023 - 01 - 01", "x = '2023-01-01'", "x = 2023-13-01", "x = 2023-02-29", "x = 12023-01-01", "x = 2023-01-01-1", "x = 1-2023-01-01",
-            "x = 2023-1-1", "DATE '2023-01-01' < x", "\"2023-01-01\" = 1", "x = 2023-01-011", "x /* 2023-01-01 */", "a2023-01-01 = 1", "t < 2023-01-01T25:00",
+            "x = 2023 - 01 - 01",
+            "x = '2023-01-01'",
+            "x = 2023-13-01",
+            "x = 2023-02-29",
+            "x = 12023-01-01",
+            "x = 2023-01-01-1",
+            "x = 1-2023-01-01",
+            "x = 2023-1-1",
+            "DATE '2023-01-01' < x",
+            "\"2023-01-01\" = 1",
+            "x = 2023-01-011",
+            "x /* 2023-01-01 */",
+            "a2023-01-01 = 1",
+            "t < 2023-01-01T25:00",
         ] {
             assert_eq!(dates(same), same);
         }
@@ -250,7 +271,10 @@ mod tests {
     #[test]
     fn overwrite_filters() {
         let columns = |text: &str| overwrite_columns(&parse(text).expect("an expression"));
-        assert_eq!(columns("(d >= DATE '2023-01-01' AND d < '2024') OR c NOT IN ('a', 'b') AND n = -1"), Ok(vec!["d".into(), "d".into(), "c".into(), "n".into()]));
+        assert_eq!(
+            columns("(d >= DATE '2023-01-01' AND d < '2024') OR c NOT IN ('a', 'b') AND n = -1"),
+            Ok(vec!["d".into(), "d".into(), "c".into(), "n".into()])
+        );
         for bad in ["d BETWEEN 1 AND 2", "year(d) = 2023", "d IS NULL", "d", "NOT d = 1", "d LIKE 'x%'", "d + 1 = 2"] {
             assert!(columns(bad).is_err(), "{bad}");
         }

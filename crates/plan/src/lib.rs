@@ -99,4 +99,3 @@ pub struct TableState {
     /// Bytes of its data files, if the metadata tells.
     pub bytes: Option<u64>,
 }
-

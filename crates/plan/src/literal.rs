@@ -90,7 +90,16 @@ mod tests {
         assert_eq!(value("1.5"), Ok(Value::Float(1.5)));
         assert_eq!(value("r'\\d'"), Ok(Value::Str("\\d".into())));
         assert!(matches!(value("[('a'), None]"), Ok(Value::List(items)) if items.len() == 2));
-        for (text, culprit) in [("f'{x}'", "f'{x}'"), ("[1, X]", "X"), ("{'a': f()}", "f()"), ("{**x}", "x"), ("1 + 1", "1 + 1"), ("not True", "not True"), ("2j", "2j"), ("99999999999999999999", "99999999999999999999")] {
+        for (text, culprit) in [
+            ("f'{x}'", "f'{x}'"),
+            ("[1, X]", "X"),
+            ("{'a': f()}", "f()"),
+            ("{**x}", "x"),
+            ("1 + 1", "1 + 1"),
+            ("not True", "not True"),
+            ("2j", "2j"),
+            ("99999999999999999999", "99999999999999999999"),
+        ] {
             assert_eq!(value(text), Err(culprit.to_owned()), "{text}");
         }
     }

@@ -219,7 +219,13 @@ pub fn logical(sources: &Sources, options: &Options) -> Result<LogicalPlan, Vec<
 pub fn query(sql: &str, default_namespace: &str, row_limit: Option<u64>) -> Result<LogicalPlan, Vec<Report>> {
     let (query, tables) = sql_file::select(&Text::new("query", sql), Some(&[]), row_limit).map_err(|report| vec![report])?;
     let at = query.start();
-    let inputs = tables.into_iter().map(|table| DeclaredInput { name: table.value.clone(), table, reference: None, columns: None, filter: None });
+    let inputs = tables.into_iter().map(|table| DeclaredInput {
+        name: table.value.clone(),
+        table,
+        reference: None,
+        columns: None,
+        filter: None,
+    });
     let declaration = Declaration {
         name: Spanned { value: "query".to_owned(), at: at.clone() },
         inputs: inputs.collect(),
@@ -234,7 +240,15 @@ pub fn query(sql: &str, default_namespace: &str, row_limit: Option<u64>) -> Resu
         return Err(reports);
     }
     let namespace = default_namespace.to_owned();
-    Ok(LogicalPlan { project: "query".to_owned(), namespace, parameters: Vec::new(), nodes, strict: true, dry_run: true, warnings: Vec::new() })
+    Ok(LogicalPlan {
+        project: "query".to_owned(),
+        namespace,
+        parameters: Vec::new(),
+        nodes,
+        strict: true,
+        dry_run: true,
+        warnings: Vec::new(),
+    })
 }
 
 /// Resolves declarations against each other.
@@ -248,7 +262,8 @@ struct Builder<'a> {
 impl Builder<'_> {
     fn build(mut self, declarations: Vec<Declaration>) -> (Vec<Node>, Vec<Report>) {
         let named = self.named(declarations);
-        let index: BTreeMap<TableName, usize> = named.iter().enumerate().map(|(index, (table, _))| (table.clone(), index)).collect();
+        let index: BTreeMap<TableName, usize> =
+            named.iter().enumerate().map(|(index, (table, _))| (table.clone(), index)).collect();
         let mut nodes: Vec<Node> = named.into_iter().map(|(table, declaration)| self.node(table, declaration, &index)).collect();
         self.check_expectations_are_not_read(&nodes);
         let order = self.order(&nodes);
@@ -308,7 +323,18 @@ impl Builder<'_> {
             }
         };
         let (columns, cached) = (settings.columns, !settings.cache_off);
-        Node { name, table, work, inputs, columns, materialization, cached, resources, comment: declaration.comment, at: declaration.at }
+        Node {
+            name,
+            table,
+            work,
+            inputs,
+            columns,
+            materialization,
+            cached,
+            resources,
+            comment: declaration.comment,
+            at: declaration.at,
+        }
     }
 
     fn argument(&mut self, argument: DeclaredArgument) -> Option<Argument> {
@@ -435,7 +461,11 @@ impl Builder<'_> {
         let filter = self.filter(given)?;
         let parsed = filters::parse(&filter.text).expect("checked by `filter`");
         match filters::overwrite_columns(&parsed) {
-            Err(why) => self.reports.push(errors::materialization(given.at.clone(), name, &format!("its `overwrite_filter` is too general: {why}"))),
+            Err(why) => self.reports.push(errors::materialization(
+                given.at.clone(),
+                name,
+                &format!("its `overwrite_filter` is too general: {why}"),
+            )),
             Ok(columns) => {
                 let outside = columns.iter().find(|column| !fields.iter().any(|field| field.column == **column));
                 if let Some(column) = outside.filter(|_| !fields.is_empty()) {
@@ -454,19 +484,30 @@ impl Builder<'_> {
                     && let Work::Python(Function { returns: Returns::Truth, .. }) = nodes[parent].work
                 {
                     let report = errors::missing_input(input.at.clone(), &input.written, &node.name);
-                    self.reports.push(report.with_hint(format!("`{}` is an expectation, which makes no table", nodes[parent].name)));
+                    self.reports
+                        .push(report.with_hint(format!("`{}` is an expectation, which makes no table", nodes[parent].name)));
                 }
             }
         }
     }
 
     fn order(&mut self, nodes: &[Node]) -> Vec<usize> {
-        let parents: Vec<Vec<usize>> = nodes.iter().map(|node| node.inputs.iter().filter_map(|input| if let Source::Node(parent) = input.source { Some(parent) } else { None }).collect()).collect();
+        let parents: Vec<Vec<usize>> = nodes
+            .iter()
+            .map(|node| {
+                node.inputs
+                    .iter()
+                    .filter_map(|input| if let Source::Node(parent) = input.source { Some(parent) } else { None })
+                    .collect()
+            })
+            .collect();
         let (order, cycles) = order::topological(&parents);
         for cycle in cycles {
             let names: Vec<&str> = cycle.iter().map(|index| nodes[*index].name.as_str()).collect();
             let at = match cycle.as_slice() {
-                [first, second, ..] => nodes[*first].inputs.iter().find(|input| input.source == Source::Node(*second)).map(|input| input.at.clone()),
+                [first, second, ..] => {
+                    nodes[*first].inputs.iter().find(|input| input.source == Source::Node(*second)).map(|input| input.at.clone())
+                }
                 _ => None,
             };
             self.reports.push(errors::cycle(at.unwrap_or_else(|| nodes[cycle[0]].at.clone()), &names));

@@ -144,10 +144,9 @@ pub(crate) fn parameter_values(project: &Project, options: &Options, reports: &m
     let mut values = Vec::new();
     for parameter in &project.parameters {
         let value = match options.parameters.get(&parameter.name) {
-            Some(text) => parameter
-                .kind
-                .parse(text)
-                .ok_or_else(|| errors::parameter_value(&parameter.name, text, parameter.kind.as_str()).with_location(parameter.at.clone())),
+            Some(text) => parameter.kind.parse(text).ok_or_else(|| {
+                errors::parameter_value(&parameter.name, text, parameter.kind.as_str()).with_location(parameter.at.clone())
+            }),
             None => match &parameter.default {
                 Some(value) => Ok(value.clone()),
                 None if parameter.required => Err(errors::missing_parameter(parameter.at.clone(), &parameter.name)),

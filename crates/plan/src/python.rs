@@ -126,7 +126,9 @@ impl Imports {
                 };
                 Some(package.to_owned())
             }),
-            Expr::Attribute(attribute) => Some(format!("{}.{}", self.resolve_annotation(&attribute.value)?, attribute.attr.as_str())),
+            Expr::Attribute(attribute) => {
+                Some(format!("{}.{}", self.resolve_annotation(&attribute.value)?, attribute.attr.as_str()))
+            }
             _ => None,
         }
     }
@@ -192,7 +194,11 @@ impl Reader<'_> {
         let returns = match (decorated.model, decorated.expectation) {
             (None, None) => {
                 if let Some(range) = decorated.environment {
-                    let report = errors::unusable_function(self.at(range), function.name.as_str(), "it is neither a model nor an expectation");
+                    let report = errors::unusable_function(
+                        self.at(range),
+                        function.name.as_str(),
+                        "it is neither a model nor an expectation",
+                    );
                     self.report(report.with_hint("add `@forebay.model()`"));
                 }
                 return;
@@ -213,7 +219,8 @@ impl Reader<'_> {
             self.report(errors::expectation_without_input(self.at(name_at), function.name.as_str()));
         }
         let at = self.at(name_at);
-        let name = decorated.settings.name.clone().unwrap_or_else(|| Spanned { value: function.name.to_string(), at: at.clone() });
+        let name =
+            decorated.settings.name.clone().unwrap_or_else(|| Spanned { value: function.name.to_string(), at: at.clone() });
         let body = PythonBody {
             file: self.text.path.to_owned(),
             function: function.name.to_string(),
@@ -223,14 +230,25 @@ impl Reader<'_> {
             packages: decorated.packages,
         };
         let comment = docstring(function);
-        self.out.declarations.push(Declaration { name, body: Body::Python(body), inputs, settings: decorated.settings, comment, at });
+        self.out.declarations.push(Declaration {
+            name,
+            body: Body::Python(body),
+            inputs,
+            settings: decorated.settings,
+            comment,
+            at,
+        });
     }
 
     fn arguments(&mut self, function: &StmtFunctionDef) -> (Vec<DeclaredArgument>, Vec<DeclaredInput>) {
         let (mut arguments, mut inputs) = (Vec::new(), Vec::new());
         let parameters = &function.parameters;
         if let Some(first) = parameters.posonlyargs.first() {
-            let report = errors::unusable_function(self.at(first.range()), function.name.as_str(), "it has positional-only arguments, and inputs are passed by name");
+            let report = errors::unusable_function(
+                self.at(first.range()),
+                function.name.as_str(),
+                "it has positional-only arguments, and inputs are passed by name",
+            );
             self.report(report.with_hint("remove the `/`"));
         }
         for parameter in parameters.args.iter().chain(&parameters.kwonlyargs) {
@@ -255,8 +273,14 @@ impl Reader<'_> {
         };
         let from_text = text.is_some();
         let Some(source) = annotated.or(parameter.default.as_deref()) else {
-            let report = errors::unusable_function(self.at(parameter.name().range()), function.name.as_str(), &format!("its argument `{name}` has no source"));
-            self.report(report.with_hint(format!("write `{name}=forebay.Model(\"…\")` for a table or `{name}=forebay.Parameter(\"…\")` for a parameter")));
+            let report = errors::unusable_function(
+                self.at(parameter.name().range()),
+                function.name.as_str(),
+                &format!("its argument `{name}` has no source"),
+            );
+            self.report(report.with_hint(format!(
+                "write `{name}=forebay.Model(\"…\")` for a table or `{name}=forebay.Parameter(\"…\")` for a parameter"
+            )));
             return;
         };
         if from_text && annotated.is_some() {
@@ -325,7 +349,11 @@ impl Reader<'_> {
             ("duckdb", "DuckDBPyRelation") => TableForm::DuckDb,
             ("pyarrow" | "pandas" | "polars" | "duckdb", _) => {
                 let range = if from_text { parameter.name().range() } else { annotation.range() };
-                let report = errors::bad_value(self.at(range), &format!("the annotation `{path}`"), "a table cannot be handed over in this form");
+                let report = errors::bad_value(
+                    self.at(range),
+                    &format!("the annotation `{path}`"),
+                    "a table cannot be handed over in this form",
+                );
                 self.report(report.with_hint("use `pyarrow.Table`, `pyarrow.RecordBatchReader`, `pandas.DataFrame`, `polars.DataFrame`, `polars.LazyFrame` or `duckdb.DuckDBPyRelation`"));
                 TableForm::PyArrow
             }

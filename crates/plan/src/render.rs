@@ -7,7 +7,9 @@ use serde_json::{Value, json};
 
 use crate::filters::sql_literal;
 use crate::logical::{self, LogicalPlan, Source};
-use crate::physical::{Argument, ArgumentValue, EnvironmentSpec, Literal, PhysicalPlan, Resources, Returns, Strategy, TableForm, Work};
+use crate::physical::{
+    Argument, ArgumentValue, EnvironmentSpec, Literal, PhysicalPlan, Resources, Returns, Strategy, TableForm, Work,
+};
 
 /// Version of the JSON form.
 const SCHEMA: u32 = 1;
@@ -65,29 +67,34 @@ fn columns(left: &str, right: &str) -> String {
 fn logical_node(out: &mut String, plan: &LogicalPlan, node: &logical::Node) {
     let (kind, environment) = match &node.work {
         logical::Work::Sql(_) => ("sql", String::new()),
-        logical::Work::Python(function) => {
-            (if function.returns == Returns::Truth { "expectation" } else { "python" }, format!(" {}", environment(&function.environment)))
-        }
+        logical::Work::Python(function) => (
+            if function.returns == Returns::Truth { "expectation" } else { "python" },
+            format!(" {}", environment(&function.environment)),
+        ),
     };
     let heading = columns(&format!("● {}", node.name), &format!("{kind}{environment}  {}", place(&node.at)));
-    let mut details: Vec<String> = node.inputs.iter().map(|input| {
-        let source = match &input.source {
-            Source::Node(parent) => plan.nodes[*parent].name.clone(),
-            Source::Lake(table) => format!("{table} (lake)"),
-        };
-        let mut text = format!("reads {source}");
-        if let Some(reference) = &input.reference {
-            let _ = write!(text, " at {reference}");
-        }
-        if let Some(columns) = &input.columns {
-            let names: Vec<&str> = columns.iter().map(|column| column.value.as_str()).collect();
-            let _ = write!(text, " [{}]", names.join(", "));
-        }
-        if let Some(filter) = &input.filter {
-            let _ = write!(text, " where {}", filter.text);
-        }
-        text
-    }).collect();
+    let mut details: Vec<String> = node
+        .inputs
+        .iter()
+        .map(|input| {
+            let source = match &input.source {
+                Source::Node(parent) => plan.nodes[*parent].name.clone(),
+                Source::Lake(table) => format!("{table} (lake)"),
+            };
+            let mut text = format!("reads {source}");
+            if let Some(reference) = &input.reference {
+                let _ = write!(text, " at {reference}");
+            }
+            if let Some(columns) = &input.columns {
+                let names: Vec<&str> = columns.iter().map(|column| column.value.as_str()).collect();
+                let _ = write!(text, " [{}]", names.join(", "));
+            }
+            if let Some(filter) = &input.filter {
+                let _ = write!(text, " where {}", filter.text);
+            }
+            text
+        })
+        .collect();
     if let Some(stored) = &node.materialization {
         details.push(format!("stored as {}: {}{}", node.table, strategy(&stored.strategy), partitions(&stored.partition_by)));
     }
@@ -96,10 +103,14 @@ fn logical_node(out: &mut String, plan: &LogicalPlan, node: &logical::Node) {
 
 fn physical_node(out: &mut String, plan: &PhysicalPlan, id: usize, node: &crate::physical::Node) {
     let mut heading = columns(&format!("{id:>2} {}", node.name), node.work.kind());
-    let mut details: Vec<String> = node.inputs.iter().map(|input| {
-        let columns = input.columns.as_ref().map(|columns| format!(" [{}]", columns.join(", "))).unwrap_or_default();
-        format!("{} <- {} {}{columns}", input.name, input.producer, plan.nodes[input.producer].name)
-    }).collect();
+    let mut details: Vec<String> = node
+        .inputs
+        .iter()
+        .map(|input| {
+            let columns = input.columns.as_ref().map(|columns| format!(" [{}]", columns.join(", "))).unwrap_or_default();
+            format!("{} <- {} {}{columns}", input.name, input.producer, plan.nodes[input.producer].name)
+        })
+        .collect();
     match &node.work {
         Work::Scan(scan) => {
             let snapshot = scan.snapshot_id.map_or("no data".to_owned(), |id| format!("snapshot {id}"));
@@ -127,7 +138,8 @@ fn place(at: &Location) -> String {
 }
 
 fn environment(spec: &EnvironmentSpec) -> String {
-    let packages = spec.packages.iter().map(|(name, version)| if version.is_empty() { name.clone() } else { format!("{name} {version}") });
+    let packages =
+        spec.packages.iter().map(|(name, version)| if version.is_empty() { name.clone() } else { format!("{name} {version}") });
     std::iter::once(spec.python.clone()).chain(packages).collect::<Vec<_>>().join(", ")
 }
 
@@ -178,7 +190,8 @@ fn limits(resources: &Resources) -> Option<String> {
 /// The logical plan as JSON.
 #[must_use]
 pub fn logical_json(plan: &LogicalPlan) -> Value {
-    let parameters: serde_json::Map<String, Value> = plan.parameters.iter().map(|(name, value)| (name.clone(), literal_json(value))).collect();
+    let parameters: serde_json::Map<String, Value> =
+        plan.parameters.iter().map(|(name, value)| (name.clone(), literal_json(value))).collect();
     let nodes: Vec<Value> = plan.nodes.iter().map(|node| logical_node_json(plan, node)).collect();
     json!({
         "schema": SCHEMA, "project": plan.project, "namespace": plan.namespace, "parameters": parameters,
@@ -187,17 +200,23 @@ pub fn logical_json(plan: &LogicalPlan) -> Value {
 }
 
 fn logical_node_json(plan: &LogicalPlan, node: &logical::Node) -> Value {
-    let names = |columns: &Option<Vec<crate::Spanned<String>>>| columns.as_ref().map(|columns| columns.iter().map(|column| column.value.clone()).collect::<Vec<_>>());
-    let inputs: Vec<Value> = node.inputs.iter().map(|input| {
-        let (kind, table) = match &input.source {
-            Source::Node(parent) => ("node", plan.nodes[*parent].name.clone()),
-            Source::Lake(table) => ("lake", table.to_string()),
-        };
-        json!({
-            "name": input.name, "source": kind, "table": table, "ref": input.reference, "columns": names(&input.columns),
-            "filter": input.filter.as_ref().map(|filter| &filter.text),
+    let names = |columns: &Option<Vec<crate::Spanned<String>>>| {
+        columns.as_ref().map(|columns| columns.iter().map(|column| column.value.clone()).collect::<Vec<_>>())
+    };
+    let inputs: Vec<Value> = node
+        .inputs
+        .iter()
+        .map(|input| {
+            let (kind, table) = match &input.source {
+                Source::Node(parent) => ("node", plan.nodes[*parent].name.clone()),
+                Source::Lake(table) => ("lake", table.to_string()),
+            };
+            json!({
+                "name": input.name, "source": kind, "table": table, "ref": input.reference, "columns": names(&input.columns),
+                "filter": input.filter.as_ref().map(|filter| &filter.text),
+            })
         })
-    }).collect();
+        .collect();
     let work = match &node.work {
         logical::Work::Sql(select) => json!({"kind": "sql", "query": select.text()}),
         logical::Work::Python(function) => json!({
@@ -206,10 +225,12 @@ fn logical_node_json(plan: &LogicalPlan, node: &logical::Node) -> Value {
             "environment": environment_json(&function.environment), "internet_access": function.internet_access,
         }),
     };
-    let stored = node.materialization.as_ref().map(|stored| json!({
-        "table": node.table.to_string(), "strategy": strategy_json(&stored.strategy),
-        "partitioned_by": stored.partition_by.iter().map(ToString::to_string).collect::<Vec<_>>(),
-    }));
+    let stored = node.materialization.as_ref().map(|stored| {
+        json!({
+            "table": node.table.to_string(), "strategy": strategy_json(&stored.strategy),
+            "partitioned_by": stored.partition_by.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        })
+    });
     json!({
         "name": node.name, "work": work, "inputs": inputs, "columns": names(&node.columns), "materialization": stored,
         "cached": node.cached, "resources": resources_json(&node.resources), "comment": node.comment, "at": location_json(&node.at),
@@ -219,14 +240,22 @@ fn logical_node_json(plan: &LogicalPlan, node: &logical::Node) -> Value {
 /// The physical plan as JSON.
 #[must_use]
 pub fn physical_json(plan: &PhysicalPlan) -> Value {
-    let nodes: Vec<Value> = plan.nodes.iter().enumerate().map(|(id, node)| {
-        let inputs: Vec<Value> =
-            node.inputs.iter().map(|input| json!({"producer": input.producer, "name": input.name, "columns": input.columns})).collect();
-        json!({
-            "id": id, "name": node.name, "kind": node.work.kind(), "work": work_json(&node.work), "inputs": inputs,
-            "resources": resources_json(&node.resources), "at": node.at.as_ref().map(location_json),
+    let nodes: Vec<Value> = plan
+        .nodes
+        .iter()
+        .enumerate()
+        .map(|(id, node)| {
+            let inputs: Vec<Value> = node
+                .inputs
+                .iter()
+                .map(|input| json!({"producer": input.producer, "name": input.name, "columns": input.columns}))
+                .collect();
+            json!({
+                "id": id, "name": node.name, "kind": node.work.kind(), "work": work_json(&node.work), "inputs": inputs,
+                "resources": resources_json(&node.resources), "at": node.at.as_ref().map(location_json),
+            })
         })
-    }).collect();
+        .collect();
     json!({"schema": SCHEMA, "project": plan.project, "commit": plan.commit.as_str(), "nodes": nodes})
 }
 
@@ -258,7 +287,8 @@ fn arguments_json(arguments: &[Argument]) -> Vec<Value> {
 }
 
 fn environment_json(spec: &EnvironmentSpec) -> Value {
-    let packages: serde_json::Map<String, Value> = spec.packages.iter().map(|(name, version)| (name.clone(), json!(version))).collect();
+    let packages: serde_json::Map<String, Value> =
+        spec.packages.iter().map(|(name, version)| (name.clone(), json!(version))).collect();
     json!({"python": spec.python, "packages": packages})
 }
 

@@ -72,6 +72,9 @@ pub enum FilterError {
 /// The expression is ready for `create_physical_expr`. Parameters and bare dates must have been filled in, as the planner does.
 pub fn filter_expression(text: &str, schema: &Schema) -> Result<Expr, FilterError> {
     let parsed = filters::parse(text).map_err(FilterError::Syntax)?;
+    if filters::has_subquery(&parsed) {
+        return Err(FilterError::Type("a filter looks at one row at a time, and it holds a subquery".to_owned()));
+    }
     let known = || schema.fields().iter().map(|field| field.name().clone()).collect::<Vec<_>>();
     let wrong = |error: DataFusionError| match unknown_column(&error) {
         Some(column) => FilterError::UnknownColumn { column, known: known() },
@@ -218,7 +221,14 @@ pub(crate) fn function_hint(error: &DataFusionError) -> Option<String> {
     let text = root(error).strip_backtrace();
     let name = unknown_function(&text)?;
     let scalar = STATE.scalar_functions().keys();
-    suggest::hint(name, scalar.chain(STATE.aggregate_functions().keys()).chain(STATE.window_functions().keys()).map(String::as_str).collect::<BTreeSet<_>>())
+    suggest::hint(
+        name,
+        scalar
+            .chain(STATE.aggregate_functions().keys())
+            .chain(STATE.window_functions().keys())
+            .map(String::as_str)
+            .collect::<BTreeSet<_>>(),
+    )
 }
 
 /// A parser's message without its prefix and its place, which is told apart.
@@ -247,13 +257,36 @@ mod tests {
 
     #[test]
     fn filters_are_checked_against_the_schema() {
-        for good in ["id > 5", "ok", "NOT ok AND \"Name\" LIKE 'a%'", "Name = 'x'", "day >= DATE '2023-01-01'", "ts < TIMESTAMP '2023-01-01T10:00:00Z'", "day > '2023-01-01'", "ts BETWEEN DATE '2023-01-01' AND '2023-02-01'", "id IN (1, 2)", "lower(Name) = 'x' OR ok IS NULL", "NULL", "id = NULL"] {
+        for good in [
+            "id > 5",
+            "ok",
+            "NOT ok AND \"Name\" LIKE 'a%'",
+            "Name = 'x'",
+            "day >= DATE '2023-01-01'",
+            "ts < TIMESTAMP '2023-01-01T10:00:00Z'",
+            "day > '2023-01-01'",
+            "ts BETWEEN DATE '2023-01-01' AND '2023-02-01'",
+            "id IN (1, 2)",
+            "lower(Name) = 'x' OR ok IS NULL",
+            "NULL",
+            "id = NULL",
+        ] {
             assert!(check(good).is_ok(), "{good}: {:?}", check(good));
         }
         assert_eq!(check("name = 'x'"), Err("there is no column `name`".to_owned()));
         assert_eq!(check("day > 'soon'"), Err("`'soon'` cannot be read as a date".to_owned()));
         assert_eq!(check("id + 1"), Err("it is not a condition: its type is Int64".to_owned()));
-        for bad in ["id >", "id > 5 id", "day > 5.5 AND id LIKE ts", "count(id) > 1", "id IN (SELECT 1)", "nofunction(id)", "ok = ts", "$p = 1", "id > 1; id"] {
+        for bad in [
+            "id >",
+            "id > 5 id",
+            "day > 5.5 AND id LIKE ts",
+            "count(id) > 1",
+            "id IN (SELECT 1)",
+            "nofunction(id)",
+            "ok = ts",
+            "$p = 1",
+            "id > 1; id",
+        ] {
             assert!(check(bad).is_err(), "{bad}: {:?}", check(bad));
         }
     }

@@ -8,7 +8,9 @@
 use std::collections::BTreeSet;
 use std::ops::{ControlFlow, Range};
 
-use datafusion::sql::sqlparser::ast::{Expr, Ident, LimitClause, ObjectName, ObjectNamePart, Query as SqlQuery, SetExpr, Statement, TableFactor, Visit, Visitor};
+use datafusion::sql::sqlparser::ast::{
+    Expr, Ident, LimitClause, ObjectName, ObjectNamePart, Query as SqlQuery, SetExpr, Statement, TableFactor, Visit, Visitor,
+};
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::parser::Parser;
 use datafusion::sql::sqlparser::tokenizer::{Location as SqlLocation, Span, Token};
@@ -25,8 +27,17 @@ use crate::suggest;
 use crate::text::{Edited, Text};
 
 const KEYS: [&str; 11] = [
-    "name", "columns", "partitioned_by", "materialization_strategy", "materialize", "cache_strategy", "overwrite_filter", "internet_access",
-    "cpus", "memory", "timeout",
+    "name",
+    "columns",
+    "partitioned_by",
+    "materialization_strategy",
+    "materialize",
+    "cache_strategy",
+    "overwrite_filter",
+    "internet_access",
+    "cpus",
+    "memory",
+    "timeout",
 ];
 
 /// A query ready to run, which remembers the file it comes from.
@@ -85,8 +96,15 @@ pub(crate) fn read(text: &Text<'_>, parameters: Option<&[(String, Literal)]>) ->
     let stem = text.path.rsplit('/').next().unwrap_or(text.path).trim_end_matches(".sql");
     let at = query.start();
     let name = settings.name.clone().unwrap_or_else(|| Spanned { value: stem.to_owned(), at: at.clone() });
-    let inputs = tables.into_iter().map(|table| DeclaredInput { name: table.value.clone(), table, reference: None, columns: None, filter: None });
-    out.declaration = Some(Declaration { name, inputs: inputs.collect(), body: Body::Sql(SqlBody { query }), settings, comment, at });
+    let inputs = tables.into_iter().map(|table| DeclaredInput {
+        name: table.value.clone(),
+        table,
+        reference: None,
+        columns: None,
+        filter: None,
+    });
+    out.declaration =
+        Some(Declaration { name, inputs: inputs.collect(), body: Body::Sql(SqlBody { query }), settings, comment, at });
     out
 }
 
@@ -101,7 +119,8 @@ pub(crate) fn select(
         .try_with_sql(&filled.text)
         .and_then(|mut parser| parser.parse_statements())
         .map_err(|error| syntax(text, &filled, &error.to_string()))?;
-    let first = Query { path: text.path.to_owned(), file: text.text.to_owned(), renamed: Edited::new(&filled.text, Vec::new()), filled };
+    let first =
+        Query { path: text.path.to_owned(), file: text.text.to_owned(), renamed: Edited::new(&filled.text, Vec::new()), filled };
     let refused = |found: &str| errors::not_one_select(first.start(), found);
     let query = match statements.as_slice() {
         [] => return Err(refused("no statement")),
@@ -121,7 +140,8 @@ pub(crate) fn select(
         }
     }
     let inner = Text::new("", &first.filled.text);
-    let mut edits: Vec<_> = finder.edits.iter().map(|(from, to, with)| (inner.offset(*from)..inner.offset(*to), with.clone())).collect();
+    let mut edits: Vec<_> =
+        finder.edits.iter().map(|(from, to, with)| (inner.offset(*from)..inner.offset(*to), with.clone())).collect();
     edits.extend(ends(&inner, query, row_limit));
     let renamed = Edited::new(&first.filled.text, edits);
     Ok((Query { renamed, ..first }, tables))
@@ -130,7 +150,8 @@ pub(crate) fn select(
 /// Edits that cut off what stands before and after the query, and add a limit.
 fn ends(text: &Text<'_>, query: &SqlQuery, row_limit: Option<u64>) -> Vec<(Range<usize>, String)> {
     let tokens = filters::tokens(text).unwrap_or_default();
-    let mut solid = tokens.iter().filter(|(token, _)| !matches!(token, Token::Whitespace(_) | Token::SemiColon)).map(|(_, range)| range);
+    let mut solid =
+        tokens.iter().filter(|(token, _)| !matches!(token, Token::Whitespace(_) | Token::SemiColon)).map(|(_, range)| range);
     let start = solid.next().map_or(0, |range| range.start);
     let end = solid.next_back().map_or(text.text.len(), |range| range.end);
     let (before, after) = match row_limit {
@@ -145,7 +166,9 @@ fn ends(text: &Text<'_>, query: &SqlQuery, row_limit: Option<u64>) -> Vec<(Range
 /// The number of a plain `LIMIT 10`.
 fn own_limit(query: &SqlQuery) -> Option<u64> {
     match &query.limit_clause {
-        Some(LimitClause::LimitOffset { limit: Some(limit), limit_by, .. }) if limit_by.is_empty() => limit.to_string().parse().ok(),
+        Some(LimitClause::LimitOffset { limit: Some(limit), limit_by, .. }) if limit_by.is_empty() => {
+            limit.to_string().parse().ok()
+        }
         _ => None,
     }
 }
@@ -232,7 +255,11 @@ impl TableFinder {
     }
 
     fn table(&mut self, name: &ObjectName, aliased: bool) -> Result<(), (String, Span)> {
-        let parts: Vec<&Ident> = name.0.iter().filter_map(|part| if let ObjectNamePart::Identifier(ident) = part { Some(ident) } else { None }).collect();
+        let parts: Vec<&Ident> = name
+            .0
+            .iter()
+            .filter_map(|part| if let ObjectNamePart::Identifier(ident) = part { Some(ident) } else { None })
+            .collect();
         let Some(first) = parts.first() else { return Ok(()) };
         if !self.seen.insert((first.span.start.line, first.span.start.column)) {
             return Ok(());
@@ -304,9 +331,7 @@ fn headers(text: &Text<'_>, out: &mut Read) -> (Settings, Option<String>) {
         let start = offset;
         offset += line.len();
         let trimmed = line.trim();
-        let Some(content) = trimmed.strip_prefix("--") else {
-            if trimmed.is_empty() { continue } else { break }
-        };
+        let Some(content) = trimmed.strip_prefix("--") else { if trimmed.is_empty() { continue } else { break } };
         let content = content.trim();
         let Some(directive) = content.strip_prefix("forebay:").or_else(|| content.strip_prefix("bauplan:")) else {
             comment.push(content);
@@ -315,7 +340,11 @@ fn headers(text: &Text<'_>, out: &mut Read) -> (Settings, Option<String>) {
         let at = text.location(start + line.find(directive.trim()).unwrap_or(0));
         match directive.split_once('=') {
             Some((key, value)) => header(&mut settings, key.trim(), value, at, out),
-            None => out.reports.push(errors::bad_value(at, &format!("the header `{}`", directive.trim()), "it is not of the form `key=value`")),
+            None => out.reports.push(errors::bad_value(
+                at,
+                &format!("the header `{}`", directive.trim()),
+                "it is not of the form `key=value`",
+            )),
         }
     }
     let comment = comment.join("\n").trim().to_owned();
@@ -326,49 +355,76 @@ fn header(settings: &mut Settings, written: &str, value: &str, at: Location, out
     let key = written.replace('-', "_").to_ascii_lowercase();
     let value = value.trim().trim_end_matches(';').trim();
     let quoted = |quote: char| value.strip_prefix(quote).and_then(|rest| rest.strip_suffix(quote));
-    let value = quoted('"').or_else(|| quoted('\'')).unwrap_or(value);
-    let what = format!("the header `{written}`");
-    let given = Spanned { value: value.to_owned(), at: at.clone() };
-    let truth = || match value.to_ascii_lowercase().as_str() {
+    let given = Spanned { value: quoted('"').or_else(|| quoted('\'')).unwrap_or(value).to_owned(), at: at.clone() };
+    if key == "output_schema" {
+        out.warnings.push(format!("{at}: `output_schema` is not checked"));
+        return;
+    }
+    if !KEYS.contains(&key.as_str()) {
+        let report = errors::unknown_word(at, "the header", written);
+        out.reports.push(errors::hinted(report, suggest::hint_or_list(&key, "headers are", KEYS)));
+        return;
+    }
+    if let Err(wrong) = set(settings, &key, &given) {
+        let what = format!("the header `{written}`");
+        out.reports.push(match wrong {
+            Wrong::Choice(choices) => unknown_choice(&what, &given, choices),
+            Wrong::Value(why) => errors::bad_value(at, &what, why),
+        });
+    }
+}
+
+/// Why a header's value cannot be used.
+enum Wrong {
+    Choice(&'static [&'static str]),
+    Value(String),
+}
+
+fn set(settings: &mut Settings, key: &str, given: &Spanned<String>) -> Result<(), Wrong> {
+    let (text, at) = (given.value.as_str(), &given.at);
+    match key {
+        "name" => settings.name = Some(given.clone()),
+        "columns" => settings.columns = columns(given),
+        "partitioned_by" => {
+            let fields = parse_partition_fields(text).map_err(Wrong::Value)?;
+            settings.partitioned_by = Some(Spanned { value: fields, at: at.clone() });
+        }
+        "materialization_strategy" => {
+            let word = text.parse::<StrategyWord>().map_err(|()| Wrong::Choice(&STRATEGIES))?;
+            settings.strategy = Some(Spanned { value: word, at: at.clone() });
+        }
+        "materialize" => settings.materialize = Some(Spanned { value: truth(text)?, at: at.clone() }),
+        "cache_strategy" => settings.cache_off = cache_off(text).map_err(|()| Wrong::Choice(&CACHE_STRATEGIES))?,
+        "overwrite_filter" => settings.overwrite_filter = Some(given.clone()),
+        "internet_access" => settings.internet_access = truth(text)?,
+        "cpus" => settings.resources.cpus = Some(positive(text)?),
+        "memory" => {
+            let bytes = memory_bytes(text).ok_or_else(|| Wrong::Value("it must be like `512M` or `2G`".to_owned()))?;
+            settings.resources.memory_bytes = Some(bytes);
+        }
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked to be within 0 and 1e12")]
+        _ => settings.resources.timeout_seconds = Some(positive(text)?.ceil() as u64),
+    }
+    Ok(())
+}
+
+/// `id, delay`, in brackets and quotes or not; `*` means all.
+fn columns(given: &Spanned<String>) -> Option<Vec<Spanned<String>>> {
+    let list = given.value.trim_start_matches('[').trim_end_matches(']');
+    let names = list.split(',').map(|name| name.trim().trim_matches(['"', '\''])).filter(|name| !name.is_empty());
+    let columns: Vec<_> = names.map(|name| Spanned { value: name.to_owned(), at: given.at.clone() }).collect();
+    (!columns.is_empty() && !columns.iter().any(|column| column.value == "*")).then_some(columns)
+}
+
+fn truth(text: &str) -> Result<bool, Wrong> {
+    match text.to_ascii_lowercase().as_str() {
         "true" | "yes" | "on" | "1" => Ok(true),
         "false" | "no" | "off" | "0" => Ok(false),
-        _ => Err("it is neither `true` nor `false`".to_owned()),
-    };
-    let number = || value.parse::<f64>().ok().filter(|number| *number > 0.0 && *number < 1e12).ok_or("it must be a positive number".to_owned());
-    let set = match key.as_str() {
-        "name" => { settings.name = Some(given); Ok(()) }
-        "overwrite_filter" => { settings.overwrite_filter = Some(given); Ok(()) }
-        "columns" => {
-            let names = value.trim_start_matches('[').trim_end_matches(']').split(',').map(|name| name.trim().trim_matches(['"', '\'']));
-            let columns: Vec<_> = names.filter(|name| !name.is_empty()).map(|name| Spanned { value: name.to_owned(), at: at.clone() }).collect();
-            settings.columns = (!columns.is_empty() && !columns.iter().any(|column| column.value == "*")).then_some(columns);
-            Ok(())
-        }
-        "partitioned_by" => parse_partition_fields(value).map(|fields| settings.partitioned_by = Some(Spanned { value: fields, at: at.clone() })),
-        "materialization_strategy" => match value.parse::<StrategyWord>() {
-            Ok(strategy) => { settings.strategy = Some(Spanned { value: strategy, at: at.clone() }); Ok(()) }
-            Err(()) => return out.reports.push(unknown_choice(&what, &given, &STRATEGIES)),
-        },
-        "cache_strategy" => match cache_off(value) {
-            Ok(off) => { settings.cache_off = off; Ok(()) }
-            Err(()) => return out.reports.push(unknown_choice(&what, &given, &CACHE_STRATEGIES)),
-        },
-        "materialize" => truth().map(|value| settings.materialize = Some(Spanned { value, at: at.clone() })),
-        "internet_access" => truth().map(|value| settings.internet_access = value),
-        "cpus" => number().map(|cpus| settings.resources.cpus = Some(cpus)),
-        "memory" => match memory_bytes(value) {
-            Some(bytes) => { settings.resources.memory_bytes = Some(bytes); Ok(()) }
-            None => Err("it must be like `512M` or `2G`".to_owned()),
-        },
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked to be within 0 and 1e12")]
-        "timeout" => number().map(|seconds| settings.resources.timeout_seconds = Some(seconds.ceil() as u64)),
-        "output_schema" => { out.warnings.push(format!("{at}: `output_schema` is not checked")); Ok(()) }
-        _ => {
-            let report = errors::unknown_word(at, "the header", written);
-            return out.reports.push(errors::hinted(report, suggest::hint_or_list(&key, "headers are", KEYS)));
-        }
-    };
-    if let Err(why) = set {
-        out.reports.push(errors::bad_value(at, &what, why));
+        _ => Err(Wrong::Value("it is neither `true` nor `false`".to_owned())),
     }
+}
+
+fn positive(text: &str) -> Result<f64, Wrong> {
+    let number = text.parse::<f64>().ok().filter(|number| *number > 0.0 && *number < 1e12);
+    number.ok_or_else(|| Wrong::Value("it must be a positive number".to_owned()))
 }

@@ -4,6 +4,8 @@
 
 /// Most names a hint offers.
 const SUGGESTIONS_MAX: usize = 3;
+/// Longest list that is shown in full when nothing is near.
+const LIST_MAX: usize = 12;
 
 /// Up to three candidates a person may have meant, the nearest first.
 pub(crate) fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Vec<&'a str> {
@@ -45,8 +47,14 @@ pub(crate) fn hint<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>
 /// A hint in any case: the nearest names, else the whole list if it is short enough to read.
 pub(crate) fn hint_or_list<'a>(name: &str, what: &str, candidates: impl IntoIterator<Item = &'a str> + Clone) -> Option<String> {
     hint(name, candidates.clone()).or_else(|| {
-        let all: Vec<String> = candidates.into_iter().take(13).map(|name| format!("`{name}`")).collect();
-        (!all.is_empty() && all.len() <= 12).then(|| format!("{what}: {}", all.join(", ")))
+        let mut all: Vec<&str> = Vec::new();
+        for candidate in candidates {
+            if !all.contains(&candidate) {
+                all.push(candidate);
+            }
+        }
+        let quoted: Vec<String> = all.iter().map(|name| format!("`{name}`")).collect();
+        (1..=LIST_MAX).contains(&quoted.len()).then(|| format!("{what}: {}", quoted.join(", ")))
     })
 }
 
@@ -64,6 +72,7 @@ mod tests {
         assert_eq!(hint("zzz", ["abc"]), None);
         assert_eq!(hint("abd", ["abc", "abe"]).as_deref(), Some("did you mean `abc` or `abe`?"));
         assert_eq!(hint_or_list("zzzz", "known", ["abc", "def"]).as_deref(), Some("known: `abc`, `def`"));
+        assert_eq!(hint_or_list("zzzz", "known", ["abc", "abc"]).as_deref(), Some("known: `abc`"));
     }
 
     /// Edit distance with transpositions, from its definition.
