@@ -1,1 +1,25 @@
-//! Control plane (being built).
+//! Function processes, from both ends: how a supervisor starts, calls and buries one, and what our own binary does
+//! inside one (scan, SQL, write, import).
+//!
+//! ```text
+//! supervisor   FunctionProcess::spawn ─▶ call ─▶ Answer or Failure, nothing left running
+//! function     executor::main: one Call from descriptor 0, one Reply, exit
+//! ```
+//!
+//! Threads and `poll` on the supervisor's side; tokio only inside the executor.
+
+mod cancel;
+mod error;
+mod exchange;
+pub mod executor;
+pub mod limits;
+mod lines;
+mod process;
+mod python;
+mod sql;
+
+pub use cancel::CancelToken;
+pub use error::Failure;
+pub use lines::Stream;
+pub use process::{Answer, FunctionProcess, Launch, ProcessLimits, Program};
+pub use python::PythonRuntime;

@@ -1,1 +1,198 @@
-//! Control plane (being built).
+//! The worker: executes physical plans, each node in a process of its own, and touches the data; it never sees the catalog.
+//!
+//! ```text
+//! control ── Execution ──▶ Worker::execute ── events ──▶ control
+//!                             │ sched: what starts when
+//!                             ├─ one thread per environment that is made
+//!                             └─ one thread per process, which starts, calls and buries it
+//! ```
+//!
+//! Invariants: when [`Worker::execute`] returns, no process of the run is left; a table is visible to a function only
+//! after its producer has exited and its segment is sealed; a failed run gives no table to commit.
+
+mod call;
+mod event;
+mod gate;
+mod run;
+mod store;
+#[cfg(test)]
+mod tests;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use forebay_envs::Environments;
+use forebay_plan::physical::{NodeId, PhysicalPlan};
+use forebay_runtime::{FunctionProcess, Launch, ProcessLimits, Program, PythonRuntime};
+use forebay_sipc::call::{Call, Preview, Reply};
+use forebay_types::{Coded, Fault, Report};
+
+pub use event::{Imported, KeptTable, NodeError, NodeOutcome, NodeStatus, Outcome, RunStatus, WorkerEvent, WrittenTable};
+pub use forebay_runtime::{CancelToken, Stream};
+
+use store::SegmentIds;
+
+/// How a worker works.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Environments and copies of the Python runtime.
+    pub cache_dir: PathBuf,
+    /// Functions at the same time, per run; `None`: one per processor.
+    pub parallelism: Option<usize>,
+    /// Memory of all functions of a run that declare theirs; `None`: no admission by memory.
+    pub memory_bytes_max: Option<u64>,
+    /// The binary of system functions; `None`: this program, also when its file has been replaced since it was started.
+    pub executor: Option<PathBuf>,
+    /// The uv binary; `None`: it is looked for.
+    pub uv: Option<PathBuf>,
+    /// Never touch the network for environments.
+    pub offline: bool,
+}
+
+impl Options {
+    /// Defaults, with this cache folder.
+    #[must_use]
+    pub fn new(cache_dir: impl Into<PathBuf>) -> Self {
+        Self { cache_dir: cache_dir.into(), parallelism: None, memory_bytes_max: None, executor: None, uv: None, offline: false }
+    }
+}
+
+/// A plan to run.
+#[derive(Debug, Clone)]
+pub struct Execution {
+    /// What.
+    pub plan: PhysicalPlan,
+    /// The project's files as they were when the plan was made; must not change meanwhile.
+    pub project_dir: PathBuf,
+    /// For messages.
+    pub job_id: String,
+    /// Folder for new tables, a path or `file://` URI.
+    pub tables_root: String,
+    /// Failed expectations and mismatching columns are errors.
+    pub strict: bool,
+    /// Rows of results to show.
+    pub preview: Option<Preview>,
+    /// Nodes whose tables the caller wants.
+    pub keep: Vec<NodeId>,
+}
+
+/// Files to append to a table.
+#[derive(Debug, Clone)]
+pub struct Import {
+    /// Shown in messages, usually the table's name.
+    pub name: String,
+    /// Metadata file of the table.
+    pub base: String,
+    /// URIs or absolute paths.
+    pub files: Vec<String>,
+    /// Columns the table does not have are left out.
+    pub best_effort: bool,
+    /// Files that cannot be imported are left out.
+    pub continue_on_error: bool,
+    /// Table properties to set.
+    pub properties: Vec<(String, String)>,
+}
+
+/// The worker could not be opened, or was given a plan it cannot run.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The cache folder.
+    #[error(transparent)]
+    Environments(#[from] forebay_envs::Error),
+    /// A defect of the planner.
+    #[error("could not run the plan")]
+    Plan(#[from] forebay_sched::Error),
+}
+
+impl Coded for Error {
+    fn report(&self) -> Report {
+        match self {
+            Self::Environments(error) => error.report(),
+            Self::Plan(error) => Report::new("RUN0022", Fault::Request, self.to_string())
+                .with_cause(error)
+                .with_hint("split the project into smaller ones; with few models, this is a defect of Forebay"),
+        }
+    }
+}
+
+/// Executes plans. Shared by all jobs of a process.
+#[derive(Debug)]
+pub struct Worker {
+    options: Options,
+    parallelism: usize,
+    environments: Environments,
+    runtime: PythonRuntime,
+    segment_ids: SegmentIds,
+}
+
+impl Worker {
+    /// Opens the caches.
+    pub fn new(options: Options) -> Result<Self, Error> {
+        let environments = Environments::open(forebay_envs::Options {
+            cache_dir: options.cache_dir.clone(),
+            uv: options.uv.clone(),
+            offline: options.offline,
+            ..forebay_envs::Options::default()
+        })?;
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        Ok(Self {
+            parallelism: options.parallelism.unwrap_or(processors).max(1),
+            runtime: PythonRuntime::new(&options.cache_dir),
+            segment_ids: SegmentIds::default(),
+            environments,
+            options,
+        })
+    }
+
+    /// Runs a plan to its end, whatever the end. Blocks; events come from several threads.
+    pub fn execute(&self, execution: &Execution, events: &(dyn Fn(WorkerEvent) + Sync), cancel: &CancelToken) -> Outcome {
+        run::execute(self, execution, events, cancel)
+    }
+
+    /// Appends files to a table, in a process of its own.
+    pub fn import(&self, import: &Import, events: &(dyn Fn(WorkerEvent) + Sync), cancel: &CancelToken) -> Result<Imported, NodeError> {
+        let node = format!("import:{}", import.name);
+        let call = Call {
+            node: node.clone(),
+            segments: Vec::new(),
+            inputs: Vec::new(),
+            work: forebay_sipc::call::Work::Import {
+                base: import.base.clone(),
+                files: import.files.clone(),
+                best_effort: import.best_effort,
+                continue_on_error: import.continue_on_error,
+                properties: import.properties.clone(),
+            },
+            output_segment: self.segment_ids.next(),
+            preview: None,
+        };
+        let program = self.system_program();
+        let folder = self.options.cache_dir.clone();
+        let launch = Launch { node: &node, program: &program, folder: &folder, limits: ProcessLimits::default() };
+        let answer = FunctionProcess::spawn(&launch, cancel).and_then(|process| {
+            let mut on_line = |stream, line: &str| events(WorkerEvent::Log { node: node.clone(), stream, line: line.to_owned() });
+            process.call(&call, Vec::new(), Vec::new(), &mut on_line)
+        });
+        match answer.map_err(|failure| run::node_error(&failure))?.reply {
+            Reply::Imported { metadata_location, rows, files, failed } => Ok(Imported { metadata_location, rows, files, failed }),
+            _ => Err(run::wrong_answer(&node, "an import answered with something else")),
+        }
+    }
+
+    fn system_program(&self) -> Program {
+        // The link names the program that runs, not the file that may have replaced it since.
+        let binary = self.options.executor.clone().unwrap_or_else(|| PathBuf::from("/proc/self/exe"));
+        Program::System { binary }
+    }
+}
+
+/// Limits of a node's process.
+fn process_limits(resources: &forebay_plan::physical::Resources) -> ProcessLimits {
+    let threads = resources.cpus.map(|cpus| cpus.ceil().clamp(1.0, 1024.0));
+    ProcessLimits {
+        timeout: resources.timeout_seconds.map(Duration::from_secs),
+        memory_bytes: resources.memory_bytes,
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // between 1 and 1024
+        threads: threads.map(|threads| threads as usize),
+    }
+}

@@ -1,0 +1,71 @@
+//! The supervisor's end of a function's channel: one call out, one reply in, on a thread of its own.
+//!
+//! Blocking is harmless there: when the process is gone, [`Exchange::finish`] shuts the channel down, which wakes the
+//! thread wherever it waits; what the process had sent before is still received.
+
+use std::io::{self, PipeReader};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use forebay_shm::{Channel, Frame};
+use forebay_sipc::call::Call;
+
+/// Our end, before the call.
+pub(crate) struct Line {
+    channel: Channel,
+}
+
+impl Line {
+    /// Our end, and the descriptor that becomes the child's standard input.
+    pub fn pair() -> io::Result<(Self, OwnedFd)> {
+        let (ours, theirs) = Channel::pair().map_err(io::Error::other)?;
+        Ok((Self { channel: ours }, theirs.into()))
+    }
+}
+
+/// A call under way.
+pub(crate) struct Exchange {
+    channel: Channel,
+    thread: JoinHandle<Result<Option<Frame>, String>>,
+    done: PipeReader,
+}
+
+impl Exchange {
+    /// Sends the call and waits for the reply, in the background.
+    pub fn start(line: Line, call: &Call, blobs: Vec<Arc<Vec<u8>>>, fds: Vec<Arc<OwnedFd>>) -> io::Result<Self> {
+        let header = serde_json::to_vec(call)?;
+        let (done, finished) = io::pipe()?;
+        let channel = line.channel.try_clone().map_err(io::Error::other)?;
+        let thread = std::thread::Builder::new().name("exchange".into()).spawn(move || {
+            // Closed when the thread ends, which is what the supervisor's poll sees.
+            let _finished = finished;
+            let blobs: Vec<&[u8]> = blobs.iter().map(|blob| blob.as_slice()).collect();
+            let fds: Vec<BorrowedFd<'_>> = fds.iter().map(|fd| fd.as_fd()).collect();
+            line.channel.send_parts(&header, &blobs, &fds).map_err(|error| chain(&error))?;
+            line.channel.recv().map_err(|error| chain(&error))
+        })?;
+        Ok(Self { channel, thread, done })
+    }
+
+    /// Readable when there is a reply, or will never be one.
+    pub fn done(&self) -> BorrowedFd<'_> {
+        self.done.as_fd()
+    }
+
+    /// To be called when the process is gone: the reply, `None` if it closed the channel without one, or what went wrong.
+    pub fn finish(self) -> Result<Option<Frame>, String> {
+        self.channel.shutdown();
+        self.thread.join().unwrap_or_else(|_| Err("the exchange panicked".into()))
+    }
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text = format!("{text}: {cause}");
+        next = cause.source();
+    }
+    text
+}

@@ -1,0 +1,215 @@
+//! The process of a system function: `forebay function`, started by a supervisor with a channel as descriptor 0.
+//!
+//! One call, one reply, exit. Everything that goes wrong is told in the reply as far as there is one to tell it with.
+
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use forebay_lake::{Mode, ScanRequest, WriteRequest};
+use forebay_shm::{Channel, Frame, Inputs, Output, die_with_parent};
+use forebay_sipc::call::{Call, CallInput, Preview, Reply, Work};
+use forebay_sipc::{Describer, Excerpt, Limits, Message};
+use forebay_types::{Coded, Fault, PartitionField, Report};
+
+use crate::sql::{self, Rows};
+
+/// Stack of a worker thread: deep expressions are walked recursively.
+const STACK_BYTES: usize = 8 << 20;
+
+/// Takes one call from descriptor 0, executes it, replies, and gives the exit code of the process.
+#[must_use]
+pub fn main() -> ExitCode {
+    match serve() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{}", error.report());
+            ExitCode::from(3)
+        }
+    }
+}
+
+fn serve() -> Result<(), forebay_shm::Error> {
+    die_with_parent()?;
+    let channel = Channel::from_stdin()?;
+    // No call: the supervisor changed its mind, or is gone.
+    let Some(frame) = channel.recv()? else { return Ok(()) };
+    let outcome = catch_unwind(AssertUnwindSafe(|| execute(&frame)));
+    let (reply, answer) = match outcome {
+        Ok(Ok((reply, table))) => (reply, table),
+        Ok(Err(report)) => (failed(&report), Frame::default()),
+        Err(panic) => (failed(&panicked(panic.as_ref())), Frame::default()),
+    };
+    let header = serde_json::to_vec(&reply).expect("a reply has string keys only");
+    channel.send(&Frame { header, ..answer })
+}
+
+/// An error of any of our crates, as a report.
+struct Told(Report);
+
+impl<E: Coded> From<E> for Told {
+    fn from(error: E) -> Self {
+        Self(error.report())
+    }
+}
+
+type Outcome = (Reply, Frame);
+
+fn execute(frame: &Frame) -> Result<Outcome, Report> {
+    let call: Call = serde_json::from_slice(&frame.header).map_err(|error| nonsense(&error))?;
+    let threads = std::env::var("FOREBAY_THREADS").ok().and_then(|text| text.parse().ok());
+    let threads = threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from)).max(1);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(threads)
+        .thread_stack_size(STACK_BYTES)
+        .enable_all()
+        .build()
+        .map_err(|error| nonsense(&error))?;
+    let function = Function { call: &call, frame, threads };
+    let outcome = runtime.block_on(function.run()).map_err(|Told(report)| report);
+    // Reading threads may still be at work on what nobody wants any more.
+    runtime.shutdown_background();
+    outcome
+}
+
+struct Function<'a> {
+    call: &'a Call,
+    frame: &'a Frame,
+    threads: usize,
+}
+
+impl Function<'_> {
+    async fn run(&self) -> Result<Outcome, Told> {
+        let inputs = Inputs::map(&self.call.segments, &self.frame.fds)?;
+        match &self.call.work {
+            Work::Scan { metadata_location, snapshot_id, columns, filter } => {
+                let request = ScanRequest {
+                    metadata_location: metadata_location.clone(),
+                    snapshot_id: *snapshot_id,
+                    columns: columns.clone(),
+                    filter: filter.clone(),
+                };
+                let scanned = forebay_lake::scan(request).await?;
+                self.table(Rows { schema: scanned.schema, batches: scanned.batches }, &inputs)
+            }
+            Work::Sql { query } => {
+                let tables = self.tables(&inputs)?;
+                self.table(sql::run(query, tables, self.threads).await?, &inputs)
+            }
+            Work::Write { .. } => self.write(&inputs).await,
+            Work::Import { .. } => self.import().await,
+            Work::Python { .. } => Err(nonsense(&"our own binary runs no Python").into()),
+        }
+    }
+
+    /// The inputs, projected to the columns the call wants.
+    fn tables(&self, inputs: &Inputs) -> Result<Vec<(String, Rows)>, Told> {
+        if self.call.inputs.len() != self.frame.blobs.len() {
+            return Err(nonsense(&"inputs without messages").into());
+        }
+        let table = |(input, blob): (&CallInput, &Vec<u8>)| {
+            let message = Message::decode(blob, &Limits::default())?;
+            let message = match &input.columns {
+                Some(columns) => message.project(columns)?,
+                None => message,
+            };
+            let table = inputs.rebuild(&message)?;
+            Ok((input.name.clone(), Rows { schema: table.schema, batches: table.batches }))
+        };
+        self.call.inputs.iter().zip(&self.frame.blobs).map(table).collect()
+    }
+
+    /// A reply with a table.
+    fn table(&self, rows: Rows, inputs: &Arc<Inputs>) -> Result<Outcome, Told> {
+        if rows.schema.fields().is_empty() {
+            return Err(Told(Report::new("RUN0019", Fault::Request, format!("`{}` gives a table without columns", self.call.node))
+                .with_hint("a table needs at least one column")));
+        }
+        let preview = preview(self.call.preview, &rows)?;
+        let mut output = Output::new(self.call.output_segment, Arc::clone(inputs));
+        let mut describer = Describer::new(&rows.schema);
+        for batch in rows.batches {
+            describer.push(&batch, &mut output)?;
+        }
+        let message = describer.finish(&output)?;
+        let written = output.finish();
+        let reply = Reply::Table { rows: message.rows(), bytes: written.bytes, preview, warnings: Vec::new() };
+        let fds = written.segment.into_iter().map(|(fd, _)| fd).collect();
+        Ok((reply, Frame { header: Vec::new(), blobs: vec![message.encode()], fds }))
+    }
+
+    async fn write(&self, inputs: &Inputs) -> Result<Outcome, Told> {
+        let Work::Write { location, base, strategy, filter, partition_by, properties } = &self.call.work else {
+            return Err(nonsense(&"not a write").into());
+        };
+        let mode = match (strategy.as_str(), filter) {
+            ("replace", _) => Mode::Replace,
+            ("append", _) => Mode::Append,
+            ("overwrite", Some(filter)) => Mode::Overwrite { filter: filter.clone() },
+            (other, _) => return Err(nonsense(&format!("strategy `{other}`")).into()),
+        };
+        let field = |(column, transform): &(String, String)| {
+            let transform = transform.parse().map_err(|error: String| nonsense(&error))?;
+            Ok::<_, Report>(PartitionField { column: column.clone(), transform })
+        };
+        let request = WriteRequest {
+            location: location.clone(),
+            base: base.clone(),
+            mode,
+            partition_by: partition_by.iter().map(field).collect::<Result<_, _>>()?,
+            properties: properties.clone(),
+        };
+        let (_, rows) = self.tables(inputs)?.into_iter().next().ok_or_else(|| nonsense(&"a write without its table"))?;
+        let preview = preview(self.call.preview, &rows)?;
+        let written = forebay_lake::write(request, rows.schema, rows.batches).await?;
+        let reply = Reply::Written {
+            metadata_location: written.metadata_location,
+            rows: written.rows,
+            file_bytes: written.file_bytes,
+            preview,
+        };
+        Ok((reply, Frame::default()))
+    }
+
+    async fn import(&self) -> Result<Outcome, Told> {
+        let Work::Import { base, files, best_effort, continue_on_error, properties } = &self.call.work else {
+            return Err(nonsense(&"not an import").into());
+        };
+        let _ = (base, files, best_effort, continue_on_error, properties);
+        return Err(nonsense(&"imports are being built").into());
+    }
+}
+
+fn preview(which: Option<Preview>, rows: &Rows) -> Result<Option<String>, Report> {
+    let Some(which) = which else { return Ok(None) };
+    let mut excerpt = Excerpt::new(which);
+    rows.batches.iter().for_each(|batch| excerpt.see(batch));
+    excerpt.render(&rows.schema).map(Some).map_err(|error| nonsense(&error))
+}
+
+/// What cannot happen between two ends of the same build.
+fn nonsense(why: &dyn std::fmt::Display) -> Report {
+    Report::new("RUN0020", Fault::Platform, "could not execute a call").with_cause(why).with_hint("this is a defect of Forebay: please report it")
+}
+
+fn panicked(panic: &(dyn Any + Send)) -> Report {
+    let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
+    nonsense(&text.unwrap_or("panic"))
+}
+
+fn failed(report: &Report) -> Reply {
+    let fault = match report.fault {
+        Fault::Request => "request",
+        Fault::Usage => "usage",
+        Fault::Platform => "platform",
+    };
+    Reply::Failed {
+        code: report.code.0.clone(),
+        message: report.message.clone(),
+        causes: report.causes.clone(),
+        hint: report.hint.clone(),
+        traceback: None,
+        fault: fault.to_owned(),
+    }
+}

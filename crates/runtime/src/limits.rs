@@ -1,0 +1,18 @@
+//! Named bounds of function processes.
+
+use std::time::Duration;
+
+/// Bytes of one printed line; a longer one is cut into several.
+pub const LOG_LINE_BYTES_MAX: usize = 64 * 1024;
+
+/// Printed bytes of one function that are passed on; the rest is read and dropped, with a notice.
+pub const LOG_BYTES_MAX: u64 = 16 * 1024 * 1024;
+
+/// Time between a function's reply and its exit, before it is killed: its result is already there.
+pub const EXIT_GRACE: Duration = Duration::from_secs(5);
+
+/// Bytes of the Python runtime that is copied into the cache.
+pub const RUNTIME_BYTES_MAX: u64 = 512 * 1024 * 1024;
+
+/// Rows of a SQL input that are worth a partition (and a thread) of their own.
+pub const PARTITION_ROWS_MIN: usize = 64 * 1024;
