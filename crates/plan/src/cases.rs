@@ -178,3 +178,67 @@ fn every_code_has_a_case_and_a_page() {
         assert!(page.contains(code), "docs/errors/{code}.md is missing");
     }
 }
+
+mod damage {
+    use proptest::prelude::*;
+    use proptest::sample::Index;
+
+    use super::*;
+
+    /// Cuts a piece out of a text, or puts a piece of another text into it.
+    fn damaged(text: &str, other: &str, from: Index, length: usize, to: Option<Index>) -> String {
+        let place = |text: &str, index: Index| {
+            let mut at = index.index(text.len() + 1);
+            while !text.is_char_boundary(at) {
+                at -= 1;
+            }
+            at
+        };
+        let start = place(if to.is_some() { other } else { text }, from);
+        let piece: String = if to.is_some() { &other[start..] } else { &text[start..] }.chars().take(length).collect();
+        match to {
+            None => format!("{}{}", &text[..start], &text[start + piece.len()..]),
+            Some(to) => {
+                let at = place(text, to);
+                format!("{}{piece}{}", &text[..at], &text[at..])
+            }
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(300))]
+        /// Whatever is wrong with a project, the planner says so in reports with places that exist.
+        #[test]
+        fn damaged_projects_get_reports(
+            case in any::<Index>(), other in any::<Index>(),
+            damages in proptest::collection::vec((any::<Index>(), any::<Index>(), 1usize..25, proptest::option::of(any::<Index>())), 1..4),
+        ) {
+            let files = files();
+            let input = |index: Index| {
+                let text = std::fs::read_to_string(index.get(&files)).expect("a case");
+                parse(text.split("\n--- expect\n").next().unwrap_or(""))
+            };
+            let (mut case, other) = (input(case), input(other));
+            for (file, from, length, to) in damages {
+                if case.sources.files.is_empty() || other.sources.files.is_empty() {
+                    break;
+                }
+                let piece = &file.get(&other.sources.files).text;
+                let target = file.index(case.sources.files.len());
+                let target = &mut case.sources.files[target];
+                target.text = damaged(&target.text, piece, from, length, to);
+            }
+            if let Some((sql, _)) = &mut case.query {
+                sql.push_str(" WHERE");
+            }
+            prop_assert!(!run(&case).is_empty());
+            if let Err(reports) = logical(&case.sources, &case.options) {
+                for at in reports.iter().filter_map(|report| report.at.as_ref()) {
+                    let file = case.sources.files.iter().find(|file| file.path == at.file).expect("a file of the project");
+                    let lines = file.text.split('\n').count();
+                    prop_assert!(at.line >= 1 && at.column >= 1 && usize::try_from(at.line).expect("small") <= lines, "{at}");
+                }
+            }
+        }
+    }
+}

@@ -4,14 +4,6 @@
 
 use forebay_types::{Fault, Location, Report};
 
-/// All codes, for the test that each has a page and a case.
-#[cfg(test)]
-pub(crate) const CODES: &[&str] = &[
-    "PLN0001", "PLN0002", "PLN0003", "PLN0004", "PLN0005", "PLN0006", "PLN0007", "PLN0008", "PLN0009", "PLN0010", "PLN0011",
-    "PLN0012", "PLN0013", "PLN0014", "PLN0015", "PLN0016", "PLN0017", "PLN0018", "PLN0019", "PLN0020", "PLN0021", "PLN0022",
-    "PLN0023", "PLN0024", "PLN0025", "PLN0026", "PLN0027", "PLN0028",
-];
-
 /// Puts reports in the order of the files; those without a place come first.
 pub(crate) fn sort(reports: &mut [Report]) {
     reports.sort_by_key(|report| report.at.as_ref().map(|at| (at.file.clone(), at.line, at.column)));
@@ -188,3 +180,11 @@ pub(crate) fn query(at: Location, cause: &str) -> Report {
 pub(crate) fn output_columns(at: Location, model: &str, why: &str) -> Report {
     request("PLN0028", at, format!("could not use the columns `{model}` returns: {why}"))
 }
+
+/// All codes, for the test that each has a page and a case.
+#[cfg(test)]
+pub(crate) const CODES: &[&str] = &[
+    "PLN0001", "PLN0002", "PLN0003", "PLN0004", "PLN0005", "PLN0006", "PLN0007", "PLN0008", "PLN0009", "PLN0010", "PLN0011",
+    "PLN0012", "PLN0013", "PLN0014", "PLN0015", "PLN0016", "PLN0017", "PLN0018", "PLN0019", "PLN0020", "PLN0021", "PLN0022",
+    "PLN0023", "PLN0024", "PLN0025", "PLN0026", "PLN0027", "PLN0028",
+];
