@@ -13,6 +13,7 @@ use forebay_sipc::call::{Call, CallInput, Preview, Reply, Work};
 use forebay_sipc::{Describer, Excerpt, Limits, Message};
 use forebay_types::{Coded, Fault, PartitionField, Report};
 
+use crate::import;
 use crate::sql::{self, Rows};
 
 /// Stack of a worker thread: deep expressions are walked recursively.
@@ -176,8 +177,15 @@ impl Function<'_> {
         let Work::Import { base, files, best_effort, continue_on_error, properties } = &self.call.work else {
             return Err(nonsense(&"not an import").into());
         };
-        let _ = (base, files, best_effort, continue_on_error, properties);
-        return Err(nonsense(&"imports are being built").into());
+        let options = import::Options { best_effort: *best_effort, continue_on_error: *continue_on_error };
+        let imported = import::import(base, files, options, properties).await?;
+        let reply = Reply::Imported {
+            metadata_location: imported.metadata_location,
+            rows: imported.rows,
+            files: imported.files,
+            failed: imported.failed,
+        };
+        Ok((reply, Frame::default()))
     }
 }
 

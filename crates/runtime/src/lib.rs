@@ -12,6 +12,7 @@ mod cancel;
 mod error;
 mod exchange;
 pub mod executor;
+mod import;
 pub mod limits;
 mod lines;
 mod process;

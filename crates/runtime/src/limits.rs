@@ -16,3 +16,6 @@ pub const RUNTIME_BYTES_MAX: u64 = 512 * 1024 * 1024;
 
 /// Rows of a SQL input that are worth a partition (and a thread) of their own.
 pub const PARTITION_ROWS_MIN: usize = 64 * 1024;
+
+/// Bytes of rows of an import that are held in memory; more become a further snapshot of the same commit.
+pub const IMPORT_BYTES_MAX: usize = 1 << 30;

@@ -27,6 +27,7 @@ use forebay_runtime::{FunctionProcess, Launch, ProcessLimits, Program, PythonRun
 use forebay_sipc::call::{Call, Preview, Reply};
 use forebay_types::{Coded, Fault, Report};
 
+pub use call::new_location;
 pub use event::{Imported, KeptTable, NodeError, NodeOutcome, NodeStatus, Outcome, RunStatus, WorkerEvent, WrittenTable};
 pub use forebay_runtime::{CancelToken, Stream};
 

@@ -305,7 +305,9 @@ impl<'run> Run<'run> {
         let preview = match (&answer.reply, &node.work) {
             (Reply::Table { .. }, Work::Scan(_) | Work::Sql(_)) => self.table(id, answer, running, measured)?,
             (Reply::Table { .. }, Work::Python(_)) if node.work.kind() == "python" => self.table(id, answer, running, measured)?,
-            (Reply::Truth { value, .. }, Work::Python(_)) if node.work.kind() == "expectation" => return self.verdict(node, *value),
+            (Reply::Truth { value, message }, Work::Python(_)) if node.work.kind() == "expectation" => {
+                return self.verdict(node, *value, message.as_deref());
+            }
             (Reply::Written { metadata_location, rows, file_bytes, preview }, Work::Write(write)) => {
                 measured.rows = Some(*rows);
                 measured.total_bytes = Some(*file_bytes);
@@ -337,7 +339,7 @@ impl<'run> Run<'run> {
         Ok(preview)
     }
 
-    fn verdict(&mut self, node: &Node, holds: bool) -> Result<Verdict, NodeError> {
+    fn verdict(&mut self, node: &Node, holds: bool, assertion: Option<&str>) -> Result<Verdict, NodeError> {
         if holds {
             return Ok(Verdict::Good);
         }
@@ -345,6 +347,7 @@ impl<'run> Run<'run> {
         let mut report = Report::new("RUN0021", Fault::Request, format!("expectation `{}` does not hold", node.name))
             .with_hint("look at the data it checks with `forebay query` on the failed run's branch, or run with `--no-strict` to go on");
         report.at.clone_from(&node.at);
+        report.causes.extend(assertion.map(str::to_owned));
         let error = NodeError { report, traceback: None };
         if self.execution.strict {
             return Err(error);
