@@ -1,2 +1,38 @@
-//! Control plane (being built).
+//! The control plane: sessions, jobs, transactions. It plans, schedules and commits, and sees metadata only.
+//!
+//! ```text
+//! client ──unix socket──> server ──> service ──> runs, refs, tables, queries ──> catalog, plan, lake, worker
+//! ```
+//!
+//! - [`home`], [`config`]: where things are, and which settings are in force;
+//! - [`api`]: the protocol; [`client`] speaks it, [`server`] answers it;
+//! - [`jobs`]: records of what ran; [`project`]: immutable copies of sources.
+//!
+//! Invariants: no row of user data passes here (functions read and write them, in processes of their own);
+//! one daemon per home; a target branch moves once per run, or not at all.
+
 pub mod api;
+mod cancel;
+pub mod client;
+pub mod config;
+mod connection;
+pub mod error;
+mod filter;
+pub mod home;
+mod imports;
+pub mod jobs;
+pub mod limits;
+pub mod project;
+mod queries;
+mod refs;
+mod runs;
+pub mod server;
+mod service;
+mod snapshots;
+mod table;
+mod tables;
+#[cfg(test)]
+mod tests;
+mod version;
+
+pub use error::Error;

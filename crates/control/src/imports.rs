@@ -1,0 +1,195 @@
+//! Files into tables. The files are read and written by a function process; here are only their names.
+//!
+//! A table's entry in the catalog remembers the files it was given ([`FILES_PROPERTY`]), so that an import can be
+//! repeated safely. Rows that are replaced take this memory with them.
+
+use std::collections::BTreeSet;
+
+use forebay_catalog::{Changes, TableEntry};
+use forebay_types::{BranchName, CommitHash, TableName, parse_partition_fields};
+use serde_json::json;
+use sha2::{Digest, Sha256};
+
+use crate::api::{self, CommitWords, Event, ImportResult};
+use crate::error::Error;
+use crate::jobs::{self, JobHandle, NewJob};
+use crate::service::Session;
+use crate::{refs, runs, tables};
+
+/// Property of a table's entry: 16 digits of the SHA-256 of the URI of each file imported into it, separated by spaces.
+pub(crate) const FILES_PROPERTY: &str = "forebay.imported-files";
+
+/// `table.create`
+pub(crate) struct Create {
+    pub(crate) name: String,
+    pub(crate) search_uri: String,
+    pub(crate) branch: String,
+    pub(crate) namespace: Option<String>,
+    pub(crate) partitioned_by: Option<String>,
+    pub(crate) replace: bool,
+}
+
+/// `table.import`
+pub(crate) struct Import {
+    pub(crate) name: String,
+    pub(crate) search_uri: String,
+    pub(crate) branch: String,
+    pub(crate) namespace: Option<String>,
+    pub(crate) continue_on_error: bool,
+    pub(crate) import_duplicate_files: bool,
+    pub(crate) best_effort: bool,
+}
+
+fn told(error: forebay_catalog::Error) -> api::Error {
+    api::Error::of(&error)
+}
+
+/// Makes an empty table with the columns of the files.
+pub(crate) fn create(session: &Session<'_>, create: &Create) -> Result<api::Table, api::Error> {
+    as_job(session, "table-create", &create.branch, |job| {
+        let table = Session::table_name(&create.name, create.namespace.as_deref())?;
+        let partition_by = parse_partition_fields(create.partitioned_by.as_deref().unwrap_or_default());
+        let partition_by = partition_by.map_err(|why| Error::BadValue {
+            what: "the partitioning",
+            value: create.partitioned_by.clone().unwrap_or_default(),
+            why,
+        })?;
+        let (branch, head) = session.branch(&create.branch)?;
+        let tree = session.catalog().tree(&head.hash).map_err(told)?;
+        if !create.replace && tree.tables.contains_key(&table) {
+            return Err(Error::TableExists { name: table.to_string(), branch: create.branch.clone() }.into());
+        }
+        // A folder nobody has used.
+        let folder = format!("{}-{}", table.name(), uuid::Uuid::new_v4());
+        let location = format!("{}/{}/{folder}", session.lake.tables_root, table.namespace());
+        let work = async {
+            let files = forebay_lake::sources(&create.search_uri).await?;
+            let schema = forebay_lake::infer_schema(&files).await?;
+            forebay_lake::create(&location, &schema, &partition_by, &[]).await
+        };
+        let metadata = session.service.runtime().block_on(work).map_err(|error| api::Error::of(&error))?;
+        let message = format!("Create the table `{table}`");
+        put(session, job, &branch, &head.hash, &table, TableEntry::new(metadata.clone()), message)?;
+        let info = session.service.table_info(&metadata)?;
+        Ok(tables::describe(&table, &info))
+    })
+}
+
+/// Appends files to a table.
+pub(crate) fn import(session: &Session<'_>, import: &Import) -> Result<ImportResult, api::Error> {
+    as_job(session, "table-import", &import.branch, |job| {
+        let table = Session::table_name(&import.name, import.namespace.as_deref())?;
+        let (branch, head) = session.branch(&import.branch)?;
+        let tree = session.catalog().tree(&head.hash).map_err(told)?;
+        let entry = tree.tables.get(&table).ok_or_else(|| tables::missing(&table, branch.as_str(), &tree))?;
+        let found = session.service.runtime().block_on(forebay_lake::sources(&import.search_uri));
+        let found = found.map_err(|error| api::Error::of(&error))?;
+        let mut known = remembered(entry);
+        let is_new = |file: &String| import.import_duplicate_files || !known.contains(&mark(file));
+        let (files, skipped): (Vec<String>, Vec<String>) = found.into_iter().map(|file| file.path).partition(is_new);
+        for file in &skipped {
+            let line = format!("skipped {file}: it was imported before");
+            session.emit(job, &Event::Log { node: import.name.clone(), stream: "system".to_owned(), line });
+        }
+        if files.is_empty() {
+            let at = refs::wire(head);
+            return Ok(ImportResult { job_id: job.id().to_owned(), at, rows: 0, files, skipped, failed: Vec::new() });
+        }
+        let request = forebay_worker::Import {
+            name: table.to_string(),
+            base: entry.metadata_location.clone(),
+            files,
+            best_effort: import.best_effort,
+            continue_on_error: import.continue_on_error,
+            properties: Vec::new(),
+        };
+        let done = append(session, job, &request)?;
+        if !done.files.is_empty() {
+            let message = format!("Import {} files into `{table}`", done.files.len());
+            known.extend(done.files.iter().map(|file| mark(file)));
+            let marks: Vec<String> = known.into_iter().collect();
+            let mut entry = TableEntry { metadata_location: done.metadata_location, ..entry.clone() };
+            entry.properties.insert(FILES_PROPERTY.to_owned(), marks.join(" "));
+            put(session, job, &branch, &head.hash, &table, entry, message)?;
+        }
+        let failed = done.failed.into_iter().map(|(file, error)| json!({ "file": file, "error": error }));
+        Ok(ImportResult {
+            job_id: job.id().to_owned(),
+            at: refs::wire(session.branch(&import.branch)?.1),
+            rows: done.rows,
+            files: done.files,
+            skipped,
+            failed: failed.collect(),
+        })
+    })
+}
+
+fn append(
+    session: &Session<'_>,
+    job: &JobHandle,
+    import: &forebay_worker::Import,
+) -> Result<forebay_worker::Imported, api::Error> {
+    let token = runs::worker_token(job);
+    let events = |event| {
+        if let forebay_worker::WorkerEvent::Log { node, stream, line } = event {
+            session.emit(job, &Event::Log { node, stream: stream.as_str().to_owned(), line });
+        }
+    };
+    let done = session.service.worker()?.import(import, &events, &token).map_err(|error| runs::node_error(&error, None))?;
+    match job.cancel().why() {
+        Some(why) => Err(Error::Cancelled { why }.into()),
+        None => Ok(done),
+    }
+}
+
+/// Puts a table's new metadata on a branch, in one commit. What another writer did to the table meanwhile is a conflict.
+fn put(
+    session: &Session<'_>,
+    job: &JobHandle,
+    branch: &BranchName,
+    base: &CommitHash,
+    table: &TableName,
+    entry: TableEntry,
+    message: String,
+) -> Result<(), api::Error> {
+    let changes = Changes { put: [(table.clone(), entry)].into(), ..Changes::default() };
+    let mut info = session.info(CommitWords::default(), message);
+    info.properties.insert(runs::JOB_PROPERTY.to_owned(), job.id().to_owned());
+    session.catalog().commit(branch, base, &changes, &info, None).map(drop).map_err(told)
+}
+
+/// Marks of the files a table was given.
+fn remembered(entry: &TableEntry) -> BTreeSet<String> {
+    let marks = entry.properties.get(FILES_PROPERTY).map(String::as_str).unwrap_or_default();
+    marks.split_whitespace().map(str::to_owned).collect()
+}
+
+/// What is remembered of a file.
+fn mark(file: &str) -> String {
+    hex::encode(&Sha256::digest(file)[..8])
+}
+
+/// Does `work` as a job: its record says how it ended, and it is cancelled when its client goes away.
+fn as_job<T: serde::Serialize>(
+    session: &Session<'_>,
+    kind: &'static str,
+    at: &str,
+    work: impl FnOnce(&JobHandle) -> Result<T, api::Error>,
+) -> Result<T, api::Error> {
+    let job = session.service.jobs.start(&NewJob { kind, user: &session.author.name, lake: &session.lake.uri, at })?;
+    let _watch = session.connection.watch(job.cancel()).map_err(Error::storage("watch", "the connection"))?;
+    session.emit(&job, &Event::Job { job_id: job.id().to_owned() });
+    match work(&job) {
+        Ok(result) => {
+            job.finish(jobs::SUCCESS, None, serde_json::to_value(&result).ok());
+            Ok(result)
+        }
+        Err(error) => {
+            let cancelled = job.cancel().why().map(|why| api::Error::from(Error::Cancelled { why }));
+            let status = if cancelled.is_some() { jobs::CANCELLED } else { jobs::FAILED };
+            let error = cancelled.unwrap_or(error);
+            job.finish(status, Some(error.clone()), None);
+            Err(error)
+        }
+    }
+}

@@ -1,0 +1,43 @@
+//! Named maxima of the control plane, each with its unit in its name.
+
+/// Longest project source file that is read, in bytes. Larger files are data, not code.
+pub const SOURCE_FILE_BYTES_MAX: u64 = 4 << 20;
+
+/// All source files of a project together, in bytes.
+pub const PROJECT_BYTES_MAX: u64 = 32 << 20;
+
+/// Source files of a project.
+pub const PROJECT_FILES_MAX: usize = 2_000;
+
+/// Job records kept; the oldest finished ones go first.
+pub const JOBS_KEPT_MAX: usize = 500;
+
+/// Log of one job, in bytes. Later lines are dropped, and one line says so.
+pub const JOB_LOG_BYTES_MAX: u64 = 64 << 20;
+
+/// Project snapshots kept on disk; the least recently used go first.
+pub const PROJECTS_KEPT_MAX: usize = 200;
+
+/// Connections served at once; more wait in the listen queue.
+pub const CONNECTIONS_MAX: usize = 256;
+
+/// How long a client waits for a started daemon to say that it is ready.
+pub const DAEMON_START_SECONDS_MAX: u64 = 60;
+
+/// How long the daemon stays without a connection and without a job, unless `FOREBAY_DAEMON_IDLE_SECONDS` says otherwise.
+pub const DAEMON_IDLE_SECONDS: u64 = 900;
+
+/// Log of the daemon, in bytes; a longer one is set aside as `daemon.log.old` at the next start.
+pub const DAEMON_LOG_BYTES_MAX: u64 = 16 << 20;
+
+/// How often `connect` starts over when a daemon leaves under its hands.
+pub const CONNECT_ATTEMPTS_MAX: usize = 5;
+
+/// Table descriptions kept in memory, by metadata location (they never change).
+pub const TABLE_INFOS_MAX: usize = 4_096;
+
+/// Commits read back to see whether a run of a killed daemon had been merged.
+pub const RECOVERY_COMMITS_MAX: usize = 1_000;
+
+/// Rows of a list when the caller names no limit.
+pub const LIST_ROWS_MAX: usize = 100_000;

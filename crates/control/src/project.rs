@@ -1,0 +1,316 @@
+//! A project's sources as one immutable folder: what a run reads cannot change under it.
+//!
+//! The root's `*.py`, `*.sql` and project files, and every `*.py` of sub-folders, are copied to
+//! `<state>/projects/<sha-256 of paths and contents>/`. Files that the project's own `.gitignore` files name,
+//! hidden files and virtual environments are left out.
+//!
+//! Invariants: a folder with that name is complete (it is renamed into place) and read-only; the same
+//! sources always get the same hash, wherever the project lies.
+
+use std::collections::BTreeMap;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use forebay_plan::{SourceFile, Sources};
+use sha2::{Digest, Sha256};
+
+use crate::error::{Error, Result};
+use crate::limits::{PROJECT_BYTES_MAX, PROJECT_FILES_MAX, PROJECTS_KEPT_MAX, SOURCE_FILE_BYTES_MAX};
+
+/// Names of project files. More than one at a time is the planner's error to tell.
+pub const PROJECT_FILES: [&str; 3] = ["forebay.toml", "bauplan_project.yml", "bauplan_project.yaml"];
+
+/// A copied project.
+#[derive(Debug)]
+pub struct Project {
+    /// Folder of the copy.
+    pub dir: PathBuf,
+    /// SHA-256 of all paths and contents, in hex.
+    pub hash: String,
+    /// What the planner reads.
+    pub sources: Sources,
+}
+
+/// Reads the project at `folder` and copies it below `projects`.
+pub fn snapshot(folder: &Path, projects: &Path) -> Result<Project> {
+    let files = read(folder)?;
+    let hash = digest(&files);
+    let sources = sources(&files)?;
+    let dir = projects.join(&hash);
+    if dir.is_dir() {
+        touch(&dir);
+    } else {
+        copy(&files, projects, &dir)?;
+        prune(projects, &dir);
+    }
+    Ok(Project { dir, hash, sources })
+}
+
+type Files = BTreeMap<String, Vec<u8>>;
+
+fn read(folder: &Path) -> Result<Files> {
+    let unreadable = |why: String| Error::Project { path: folder.to_owned(), why };
+    match std::fs::metadata(folder) {
+        Ok(metadata) if metadata.is_dir() => {}
+        Ok(_) => return Err(unreadable("it is not a folder".to_owned())),
+        Err(error) => return Err(unreadable(error.to_string())),
+    }
+    let too_large = |why: String| Error::ProjectTooLarge { path: folder.to_owned(), why };
+    let mut files = Files::new();
+    let mut total = 0;
+    for path in walk(folder) {
+        let path = path.map_err(|error| unreadable(error.to_string()))?;
+        let Some(name) = relative(folder, &path) else { continue };
+        // Through symbolic links of files, not of folders.
+        let metadata = std::fs::metadata(&path).map_err(|error| unreadable(format!("{name}: {error}")))?;
+        if !metadata.is_file() {
+            continue;
+        }
+        if metadata.len() > SOURCE_FILE_BYTES_MAX {
+            return Err(too_large(format!("`{name}` has {} bytes; a source file has at most {SOURCE_FILE_BYTES_MAX}", metadata.len())));
+        }
+        let bytes = std::fs::read(&path).map_err(|error| unreadable(format!("{name}: {error}")))?;
+        total += bytes.len() as u64;
+        files.insert(name, bytes);
+        if total > PROJECT_BYTES_MAX {
+            return Err(too_large(format!("its source files have more than {PROJECT_BYTES_MAX} bytes")));
+        }
+        if files.len() > PROJECT_FILES_MAX {
+            return Err(too_large(format!("it has more than {PROJECT_FILES_MAX} source files")));
+        }
+    }
+    Ok(files)
+}
+
+/// Paths of candidate files. Only the project's own ignore files count, so that the same
+/// sources give the same hash in a checkout and outside of one.
+fn walk(folder: &Path) -> impl Iterator<Item = Result<PathBuf, ignore::Error>> {
+    let walk = ignore::WalkBuilder::new(folder)
+        .parents(false)
+        .git_global(false)
+        .git_exclude(false)
+        .ignore(false)
+        .require_git(false)
+        .filter_entry(|entry| {
+            let is_environment = entry.file_type().is_some_and(|kind| kind.is_dir()) && entry.path().join("pyvenv.cfg").is_file();
+            entry.depth() == 0 || !(is_environment || entry.file_name() == "__pycache__" || entry.file_name() == "node_modules")
+        })
+        .build();
+    walk.filter_map(move |entry| match entry {
+        Ok(entry) if entry.file_type().is_some_and(|kind| kind.is_dir()) => None,
+        Ok(entry) => is_source(&entry).then(|| Ok(entry.into_path())),
+        Err(error) => Some(Err(error)),
+    })
+}
+
+fn is_source(entry: &ignore::DirEntry) -> bool {
+    let name = entry.file_name().to_string_lossy();
+    let extension = entry.path().extension();
+    let is = |wanted: &str| extension.is_some_and(|extension| extension == wanted);
+    is("py") || (entry.depth() == 1 && (is("sql") || PROJECT_FILES.contains(&name.as_ref())))
+}
+
+/// The path below the project, with `/`; `None` for a name that is not Unicode (Python could not import it).
+fn relative(folder: &Path, path: &Path) -> Option<String> {
+    let parts = path.strip_prefix(folder).ok()?.iter().map(|part| part.to_str());
+    Some(parts.collect::<Option<Vec<_>>>()?.join("/"))
+}
+
+fn digest(files: &Files) -> String {
+    let mut hasher = Sha256::new();
+    for (path, bytes) in files {
+        // Lengths first: no two different sets of files give the same stream of bytes.
+        hasher.update((path.len() as u64).to_le_bytes());
+        hasher.update(path);
+        hasher.update((bytes.len() as u64).to_le_bytes());
+        hasher.update(bytes);
+    }
+    hex::encode(hasher.finalize())
+}
+
+fn sources(files: &Files) -> Result<Sources> {
+    let at_root = files.iter().filter(|(path, _)| !path.contains('/'));
+    let files = at_root.map(|(path, bytes)| match std::str::from_utf8(bytes) {
+        Ok(text) => Ok(SourceFile { path: path.clone(), text: text.to_owned() }),
+        Err(_) => Err(Error::NotText { file: path.clone() }),
+    });
+    Ok(Sources { files: files.collect::<Result<_>>()? })
+}
+
+fn copy(files: &Files, projects: &Path, dir: &Path) -> Result<()> {
+    let temporary = projects.join(format!("tmp-{}", uuid::Uuid::now_v7().simple()));
+    let write = || -> std::io::Result<()> {
+        std::fs::create_dir_all(&temporary)?;
+        for (path, bytes) in files {
+            let path = temporary.join(path);
+            let folder = path.parent().expect("a file of the copy is in a folder");
+            std::fs::create_dir_all(folder)?;
+            std::fs::write(&path, bytes)?;
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o444))?;
+        }
+        set_dir_modes(&temporary, 0o555)?;
+        std::fs::rename(&temporary, dir)
+    };
+    write().or_else(|error| {
+        remove(&temporary);
+        // Another run of the same sources may have been first.
+        if dir.is_dir() { Ok(()) } else { Err(Error::storage("write the project snapshot", dir)(error)) }
+    })
+}
+
+fn set_dir_modes(dir: &Path, mode: u32) -> std::io::Result<()> {
+    for entry in std::fs::read_dir(dir)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            set_dir_modes(&entry.path(), mode)?;
+        }
+    }
+    std::fs::set_permissions(dir, std::fs::Permissions::from_mode(mode))
+}
+
+/// Marks the copy as used now; the time of the folder orders what is pruned.
+fn touch(dir: &Path) {
+    if let Ok(file) = std::fs::File::open(dir) {
+        let _ = file.set_modified(std::time::SystemTime::now());
+    }
+}
+
+fn prune(projects: &Path, keep: &Path) {
+    let Ok(entries) = std::fs::read_dir(projects) else { return };
+    let mut dirs: Vec<_> = entries
+        .filter_map(|entry| {
+            let entry = entry.ok()?;
+            Some((entry.metadata().ok()?.modified().ok()?, entry.path()))
+        })
+        .filter(|(_, path)| path != keep)
+        .collect();
+    dirs.sort_unstable();
+    let excess = (dirs.len() + 1).saturating_sub(PROJECTS_KEPT_MAX);
+    for (_, dir) in dirs.iter().take(excess) {
+        remove(dir);
+    }
+}
+
+fn remove(dir: &Path) {
+    let _ = set_dir_modes(dir, 0o755);
+    let _ = std::fs::remove_dir_all(dir);
+}
+
+#[cfg(test)]
+mod tests {
+    use forebay_types::Coded;
+
+    use super::*;
+
+    struct Context {
+        root: tempfile::TempDir,
+    }
+
+    impl Context {
+        fn new(files: &[(&str, &str)]) -> Self {
+            let context = Self { root: tempfile::tempdir().unwrap() };
+            std::fs::create_dir_all(context.folder()).unwrap();
+            std::fs::create_dir_all(context.projects()).unwrap();
+            for (path, text) in files {
+                context.write(path, text.as_bytes());
+            }
+            context
+        }
+        fn folder(&self) -> PathBuf {
+            self.root.path().join("project")
+        }
+        fn projects(&self) -> PathBuf {
+            self.root.path().join("projects")
+        }
+        fn write(&self, path: &str, bytes: &[u8]) {
+            let path = self.folder().join(path);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, bytes).unwrap();
+        }
+        fn snapshot(&self) -> Result<Project> {
+            snapshot(&self.folder(), &self.projects())
+        }
+        fn code(&self) -> String {
+            self.snapshot().unwrap_err().report().code.0
+        }
+    }
+
+    impl Drop for Context {
+        fn drop(&mut self) {
+            let _ = set_dir_modes(&self.projects(), 0o755);
+        }
+    }
+
+    #[test]
+    fn takes_sources_and_leaves_the_rest() {
+        let context = Context::new(&[
+            ("models.py", "a"),
+            ("top.sql", "b"),
+            ("forebay.toml", "c"),
+            ("data.csv", "x"),
+            ("lib/__init__.py", "d"),
+            ("lib/deep/util.py", "e"),
+            ("lib/other.sql", "x"),
+            ("secret.py", "x"),
+            ("lib/ignored.py", "x"),
+            (".gitignore", "secret.py\n"),
+            ("lib/.gitignore", "ignored.py\n"),
+            (".hidden/x.py", "x"),
+            ("env/pyvenv.cfg", ""),
+            ("env/lib/x.py", "x"),
+            ("lib/__pycache__/x.py", "x"),
+        ]);
+        let project = context.snapshot().unwrap();
+        let paths: Vec<&str> = project.sources.files.iter().map(|file| file.path.as_str()).collect();
+        assert_eq!(paths, ["forebay.toml", "models.py", "top.sql"]);
+        let copied = read(&project.dir).unwrap();
+        assert_eq!(
+            copied.keys().collect::<Vec<_>>(),
+            ["forebay.toml", "lib/__init__.py", "lib/deep/util.py", "models.py", "top.sql"]
+        );
+        let mode = |path: &str| std::fs::metadata(project.dir.join(path)).unwrap().permissions().mode() & 0o777;
+        assert_eq!((mode("models.py"), mode("lib/deep"), mode("")), (0o444, 0o555, 0o555));
+    }
+
+    #[test]
+    fn same_sources_same_hash() {
+        let (a, b) = (Context::new(&[("m.py", "1")]), Context::new(&[("m.py", "1"), ("notes.txt", "x")]));
+        let first = a.snapshot().unwrap();
+        assert_eq!(first.hash, b.snapshot().unwrap().hash);
+        assert_eq!(first.dir, a.snapshot().unwrap().dir);
+        a.write("m.py", b"2");
+        let second = a.snapshot().unwrap();
+        assert_ne!(first.hash, second.hash);
+        assert_eq!(std::fs::read(first.dir.join("m.py")).unwrap(), b"1");
+        assert_eq!(std::fs::read_dir(a.projects()).unwrap().count(), 2);
+    }
+
+    #[test]
+    fn an_ignored_checkout_is_still_a_project() {
+        let context = Context::new(&[("m.py", "1")]);
+        std::fs::write(context.root.path().join(".gitignore"), "project/\n*.py\n").unwrap();
+        assert_eq!(context.snapshot().unwrap().sources.files.len(), 1);
+    }
+
+    #[test]
+    fn folders_that_cannot_be_projects() {
+        let context = Context::new(&[("m.py", "1")]);
+        let missing = snapshot(&context.folder().join("nowhere"), &context.projects()).unwrap_err();
+        assert_eq!(missing.report().code.0, "CTL0011");
+        let file = snapshot(&context.folder().join("m.py"), &context.projects()).unwrap_err();
+        assert_eq!(file.report().code.0, "CTL0011");
+        context.write("m.py", &[0xff, 0xfe]);
+        assert_eq!(context.code(), "CTL0013");
+        context.write("m.py", &vec![b'#'; usize::try_from(SOURCE_FILE_BYTES_MAX).unwrap() + 1]);
+        assert_eq!(context.code(), "CTL0012");
+    }
+
+    #[test]
+    fn too_many_files() {
+        let context = Context::new(&[]);
+        for n in 0..=PROJECT_FILES_MAX {
+            context.write(&format!("lib/m{n}.py"), b"");
+        }
+        assert_eq!(context.code(), "CTL0012");
+    }
+}

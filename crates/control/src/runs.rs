@@ -1,0 +1,476 @@
+//! A run as a transaction: everything happens on a branch of its own, and the target moves once, at the end, or not at all.
+//!
+//! ```text
+//! target ──●──────────────────────────────●  merge (fast-forward, else per table; a conflict fails the run)
+//!           \                            /
+//!            forebay-run-<job> ────────●        one commit with every written table
+//!                                      ×        failed or cancelled: a tainted commit, the branch is kept
+//! ```
+//!
+//! Invariants: the target is moved by the merge alone; after a failure, a cancel or a kill the temporary branch holds
+//! nothing that can be merged; a run that writes nothing commits nothing.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use forebay_catalog::{Changes, CommitInfo, Ref, TableEntry};
+use forebay_plan::LogicalPlan;
+use forebay_plan::physical::{PhysicalPlan, Strategy, Work};
+use forebay_sipc::call::Preview;
+use forebay_types::{BranchName, RefSpec};
+use forebay_worker::{CancelToken, Execution, NodeOutcome, Outcome, RunStatus, WorkerEvent, WrittenTable};
+use serde_json::json;
+
+use crate::api::{self, CommitWords, Event, NodeResult, PlanResult, PlannedNode, Properties, RunResult};
+use crate::connection::Connection;
+use crate::error::Error;
+use crate::jobs::{self, JobHandle, NewJob};
+use crate::limits::RECOVERY_COMMITS_MAX;
+use crate::project::{self, Project};
+use crate::service::{Service, Session, reports};
+use crate::snapshots;
+
+/// Property of a commit: the job that made it.
+pub(crate) const JOB_PROPERTY: &str = "forebay.job";
+
+fn told(error: forebay_catalog::Error) -> api::Error {
+    api::Error::of(&error)
+}
+
+/// Plans a project without running it.
+pub(crate) fn plan(session: &Session<'_>, run: &api::Run) -> Result<PlanResult, api::Error> {
+    let at = session.resolve(&run.at)?;
+    let planned = planned(session, run, &at)?;
+    Ok(PlanResult {
+        schema: 1,
+        logical: forebay_plan::render::logical_json(&planned.logical),
+        physical: forebay_plan::render::physical_json(&planned.physical),
+        drawing: forebay_plan::render::drawing(&planned.logical, &planned.physical),
+    })
+}
+
+/// Runs a project. A detached run goes on in a thread of its own, and its job is answered at once.
+pub(crate) fn run(session: &Session<'_>, run: api::Run) -> Result<RunResult, api::Error> {
+    let new = NewJob { kind: "run", user: &session.author.name, lake: &session.lake.uri, at: &run.at };
+    let job = session.service.jobs.start(&new)?;
+    if run.detach {
+        return detach(session, run, job);
+    }
+    let _watch = session.connection.watch(job.cancel()).map_err(Error::storage("watch", "the connection"))?;
+    Ok(Attempt { session, run: &run, job: &job }.end().finish(job))
+}
+
+fn detach(session: &Session<'_>, run: api::Run, job: JobHandle) -> Result<RunResult, api::Error> {
+    let answer = RunResult { at: None, ..empty_result(&job, jobs::RUNNING) };
+    let (service, lake, author) = (Arc::clone(session.service), Arc::clone(&session.lake), session.author.clone());
+    let work = move || {
+        let connection = Connection::none();
+        let session = Session { service: &service, lake, author, connection: &connection };
+        let ended = Attempt { session: &session, run: &run, job: &job }.end();
+        ended.finish(job);
+    };
+    let spawned = std::thread::Builder::new().name("detached".to_owned()).spawn(work);
+    spawned.map_err(Error::storage("start a thread of", "/proc/self"))?;
+    Ok(answer)
+}
+
+fn empty_result(job: &JobHandle, status: &str) -> RunResult {
+    RunResult {
+        schema: 1,
+        job_id: job.id().to_owned(),
+        status: status.to_owned(),
+        at: None,
+        nodes: Vec::new(),
+        error: None,
+        failed_branch: None,
+    }
+}
+
+struct Planned {
+    project: Project,
+    logical: LogicalPlan,
+    physical: PhysicalPlan,
+}
+
+fn planned(session: &Session<'_>, run: &api::Run, at: &Ref) -> Result<Planned, api::Error> {
+    let project = project::snapshot(Path::new(&run.project_dir), &session.service.home.projects_dir())?;
+    let options = forebay_plan::Options {
+        namespace: run.namespace.clone(),
+        parameters: run.parameters.clone(),
+        strict: run.strict,
+        dry_run: run.dry_run,
+    };
+    let logical = forebay_plan::logical(&project.sources, &options).map_err(reports)?;
+    let snapshot = snapshots::take(session, &logical, &at.hash)?;
+    let physical = forebay_plan::physical(&logical, &snapshot).map_err(reports)?;
+    Ok(Planned { project, logical, physical })
+}
+
+/// One run on its way.
+struct Attempt<'a> {
+    session: &'a Session<'a>,
+    run: &'a api::Run,
+    job: &'a JobHandle,
+}
+
+/// A run at its end, before its record says so.
+struct Ended {
+    result: RunResult,
+}
+
+impl Ended {
+    /// Writes the record; then others may see the end.
+    fn finish(self, job: JobHandle) -> RunResult {
+        let value = serde_json::to_value(&self.result).expect("a result is JSON");
+        job.finish(&self.result.status, self.result.error.clone(), Some(value));
+        self.result
+    }
+}
+
+/// What stopped a run.
+struct Stopped {
+    error: api::Error,
+    nodes: Vec<NodeResult>,
+    failed_branch: Option<String>,
+}
+
+impl From<api::Error> for Stopped {
+    fn from(error: api::Error) -> Self {
+        Self { error, nodes: Vec::new(), failed_branch: None }
+    }
+}
+
+impl Attempt<'_> {
+    fn end(&self) -> Ended {
+        self.session.emit(self.job, &Event::Job { job_id: self.job.id().to_owned() });
+        let mut result = empty_result(self.job, jobs::SUCCESS);
+        match self.attempt() {
+            Ok(nodes) => result.nodes = nodes,
+            Err(stopped) => {
+                result.nodes = stopped.nodes;
+                result.failed_branch = stopped.failed_branch;
+                // Whatever it was that broke when everything was killed, the reason is the cancel.
+                let cancelled = self.job.cancel().why().map(|why| api::Error::from(Error::Cancelled { why }));
+                let is_cancelled = cancelled.is_some();
+                result.status = if is_cancelled { jobs::CANCELLED } else { jobs::FAILED }.to_owned();
+                result.error = Some(cancelled.unwrap_or(stopped.error));
+            }
+        }
+        // The target as it is now, which is another's work if this run failed.
+        result.at = self.session.resolve(&self.run.at).ok().map(crate::refs::wire);
+        Ended { result }
+    }
+
+    fn attempt(&self) -> Result<Vec<NodeResult>, Stopped> {
+        self.check_cancelled()?;
+        let at = if self.run.dry_run {
+            self.session.resolve(&self.run.at)?
+        } else {
+            let (name, head) = self.session.branch(&self.run.at)?;
+            self.refuse_failed(&name, &head)?;
+            head
+        };
+        let preview = preview(&self.run.preview).map_err(api::Error::from)?;
+        let planned = planned(self.session, self.run, &at)?;
+        self.session.emit(self.job, &plan_event(&planned));
+        for text in &planned.logical.warnings {
+            self.session.emit(self.job, &Event::Warning { text: text.clone() });
+        }
+        self.check_cancelled()?;
+        if self.run.dry_run {
+            let outcome = self.execute(&planned, preview)?;
+            return self.delivered(outcome).map(|(nodes, _)| nodes);
+        }
+        let temporary = Temporary::create(self.session, self.job.id(), &at)?;
+        let done = self.execute(&planned, preview).and_then(|outcome| {
+            let (nodes, written) = self.delivered(outcome)?;
+            self.publish(&planned, &temporary, &at, &written).map_err(|error| Stopped { nodes: nodes.clone(), ..error.into() })?;
+            Ok(nodes)
+        });
+        match done {
+            Ok(nodes) => {
+                temporary.delete();
+                Ok(nodes)
+            }
+            Err(mut stopped) => {
+                temporary.taint(self.info("Leave a failed run"), self.job.id());
+                stopped.failed_branch = Some(temporary.name.to_string());
+                Err(stopped)
+            }
+        }
+    }
+
+    fn check_cancelled(&self) -> Result<(), api::Error> {
+        self.job.cancel().why().map_or(Ok(()), |why| Err(Error::Cancelled { why }.into()))
+    }
+
+    /// The branch of a failed run is there to look at: what runs on it could not be merged either.
+    fn refuse_failed(&self, name: &BranchName, head: &Ref) -> Result<(), api::Error> {
+        match &head.failed_job {
+            None => Ok(()),
+            Some(job) => Err(told(forebay_catalog::Error::Tainted {
+                action: format!("run on `{name}`"),
+                branch_or_commit: name.to_string(),
+                job: job.clone(),
+            })),
+        }
+    }
+
+    fn execute(&self, planned: &Planned, preview: Option<Preview>) -> Result<Outcome, Stopped> {
+        let execution = Execution {
+            plan: planned.physical.clone(),
+            project_dir: planned.project.dir.clone(),
+            job_id: self.job.id().to_owned(),
+            tables_root: self.session.lake.tables_root.clone(),
+            strict: self.run.strict,
+            preview,
+            keep: Vec::new(),
+        };
+        Ok(execute(self.session, self.job, &execution)?)
+    }
+
+    /// The nodes and tables of a run that did what it should; else why it did not.
+    fn delivered(&self, outcome: Outcome) -> Result<(Vec<NodeResult>, Vec<WrittenTable>), Stopped> {
+        let nodes: Vec<NodeResult> = outcome.nodes.iter().map(node_result).collect();
+        // A cancel that came when the last function had ended still comes before the merge.
+        if outcome.status == RunStatus::Success && self.job.cancel().why().is_none() {
+            return Ok((nodes, outcome.written));
+        }
+        Err(Stopped { error: outcome_error(&outcome), nodes, failed_branch: None })
+    }
+
+    /// One commit with every table, and the merge that shows them.
+    fn publish(
+        &self,
+        planned: &Planned,
+        temporary: &Temporary<'_>,
+        at: &Ref,
+        written: &[WrittenTable],
+    ) -> Result<(), api::Error> {
+        if written.is_empty() {
+            return Ok(());
+        }
+        let catalog = self.session.catalog();
+        let before = catalog.tree(&at.hash).map_err(told)?;
+        let put = written.iter().map(|table| {
+            let kept = before.tables.get(&table.table).filter(|_| !replaces(&planned.physical, table));
+            let properties = kept.map(|entry| entry.properties.clone()).unwrap_or_default();
+            (table.table.clone(), TableEntry { metadata_location: table.metadata_location.clone(), properties })
+        });
+        let changes = Changes { put: put.collect(), ..Changes::default() };
+        let tables: Vec<String> = changes.put.keys().map(|table| format!("- {table}")).collect();
+        let mut info = self.info(&format!("Run {}", planned.logical.project));
+        info.message = format!("{}\n\n{}", info.message, tables.join("\n"));
+        info.properties.extend(self.properties(planned));
+        let commit = catalog.commit(&temporary.name, &at.hash, &changes, &info, None).map_err(told)?;
+        let target: BranchName = self.run.at.parse().map_err(Error::from)?;
+        catalog.merge(&commit, &target, &info).map(drop).map_err(|error| {
+            let is_conflict = error.is_conflict();
+            let mut error = told(error);
+            if is_conflict {
+                error.hint = Some("another writer was first: run again, it will start from the new state of the branch".to_owned());
+            }
+            error
+        })
+    }
+
+    fn info(&self, message: &str) -> CommitInfo {
+        let mut info = self.session.info(CommitWords::default(), message.to_owned());
+        info.properties.insert(JOB_PROPERTY.to_owned(), self.job.id().to_owned());
+        info
+    }
+
+    fn properties(&self, planned: &Planned) -> Properties {
+        let parameters: BTreeMap<&str, String> =
+            planned.logical.parameters.iter().map(|(name, value)| (name.as_str(), literal(value))).collect();
+        let mut properties = Properties::new();
+        properties.insert("forebay.project".to_owned(), planned.logical.project.clone());
+        properties.insert("forebay.project-hash".to_owned(), planned.project.hash.clone());
+        properties.insert("forebay.parameters".to_owned(), json!(parameters).to_string());
+        properties
+    }
+}
+
+/// Whether the write took the table's old rows, and what the catalog remembers of them, away.
+fn replaces(plan: &PhysicalPlan, written: &WrittenTable) -> bool {
+    let mut writes = plan.nodes.iter().filter_map(|node| match &node.work {
+        Work::Write(write) => Some(write),
+        _ => None,
+    });
+    writes.any(|write| write.table == written.table && write.strategy == Strategy::Replace)
+}
+
+fn literal(value: &forebay_plan::physical::Literal) -> String {
+    use forebay_plan::physical::Literal;
+    match value {
+        Literal::Null => "null".to_owned(),
+        Literal::Bool(value) => value.to_string(),
+        Literal::Int(value) => value.to_string(),
+        Literal::Float(value) => value.to_string(),
+        Literal::Str(value) => value.clone(),
+    }
+}
+
+fn preview(text: &str) -> Result<Option<Preview>, Error> {
+    match text {
+        "off" => Ok(None),
+        "on" | "head" => Ok(Some(Preview::Head)),
+        "tail" => Ok(Some(Preview::Tail)),
+        other => Err(Error::BadValue {
+            what: "the preview",
+            value: other.to_owned(),
+            why: "previews are `off`, `on`, `head` and `tail`".to_owned(),
+        }),
+    }
+}
+
+fn plan_event(planned: &Planned) -> Event {
+    let plan = &planned.physical;
+    let nodes = plan.nodes.iter().map(|node| PlannedNode {
+        name: node.name.clone(),
+        kind: node.work.kind().to_owned(),
+        inputs: node.inputs.iter().map(|input| plan.nodes[input.producer].name.clone()).collect(),
+    });
+    Event::Plan { nodes: nodes.collect(), drawing: forebay_plan::render::drawing(&planned.logical, plan) }
+}
+
+/// Lets the worker run a plan; its events go to the job's log and client.
+pub(crate) fn execute(session: &Session<'_>, job: &JobHandle, execution: &Execution) -> Result<Outcome, api::Error> {
+    let worker = session.service.worker()?;
+    let token = worker_token(job);
+    let events = |event: WorkerEvent| session.emit(job, &wire_event(event, &execution.plan));
+    Ok(worker.execute(execution, &events, &token))
+}
+
+/// The worker's switch, thrown when the job's is.
+pub(crate) fn worker_token(job: &JobHandle) -> CancelToken {
+    let token = CancelToken::default();
+    let thrown = token.clone();
+    job.cancel().on_cancel(move || thrown.cancel());
+    token
+}
+
+fn wire_event(event: WorkerEvent, plan: &PhysicalPlan) -> Event {
+    match event {
+        WorkerEvent::NodeStarted { node } => Event::Node(NodeResult {
+            name: plan.nodes[node].name.clone(),
+            kind: plan.nodes[node].work.kind().to_owned(),
+            status: "running".to_owned(),
+            cache: "none".to_owned(),
+            ..NodeResult::default()
+        }),
+        WorkerEvent::NodeFinished { outcome } => Event::Node(node_result(&outcome)),
+        WorkerEvent::Log { node, stream, line } => Event::Log { node, stream: stream.as_str().to_owned(), line },
+        WorkerEvent::Preview { node, text } => Event::Preview { node, text },
+        WorkerEvent::Warning { text } => Event::Warning { text },
+        WorkerEvent::EnvironmentProgress { environment, text } => {
+            Event::Log { node: environment, stream: "system".to_owned(), line: text }
+        }
+    }
+}
+
+fn node_result(outcome: &NodeOutcome) -> NodeResult {
+    NodeResult {
+        name: outcome.name.clone(),
+        kind: outcome.kind.to_owned(),
+        status: outcome.status.as_str().to_owned(),
+        rows: outcome.rows,
+        bytes: outcome.total_bytes,
+        seconds: outcome.seconds,
+        bytes_copied: outcome.bytes.copied,
+        bytes_referenced: outcome.bytes.referenced,
+        bytes_reshared: outcome.bytes.reshared,
+        bytes_inline: outcome.bytes.inline,
+        cache: "none".to_owned(),
+    }
+}
+
+/// Why a plan did not run to its end.
+pub(crate) fn outcome_error(outcome: &Outcome) -> api::Error {
+    match &outcome.error {
+        Some((node, error)) => node_error(error, node.clone()),
+        None => Error::Cancelled { why: "it was stopped" }.into(),
+    }
+}
+
+/// An error of a function, for the wire.
+pub(crate) fn node_error(error: &forebay_worker::NodeError, node: Option<String>) -> api::Error {
+    api::Error { traceback: error.traceback.clone(), node, ..api::Error::from(error.report.clone()) }
+}
+
+/// The branch a run works on.
+struct Temporary<'a> {
+    session: &'a Session<'a>,
+    name: BranchName,
+}
+
+impl<'a> Temporary<'a> {
+    fn create(session: &'a Session<'a>, job: &str, at: &Ref) -> Result<Self, api::Error> {
+        let name = branch_of(job);
+        session.catalog().create_branch(&name, &at.hash).map_err(told)?;
+        Ok(Self { session, name })
+    }
+
+    /// The run is merged: its branch says nothing that the target does not.
+    fn delete(&self) {
+        if let Err(error) = self.session.catalog().delete_branch(&self.name) {
+            tracing::warn!(branch = %self.name, %error, "could not delete the branch of a run");
+        }
+    }
+
+    /// Makes the branch one that can be looked at and not merged.
+    fn taint(&self, info: CommitInfo, job: &str) {
+        if let Err(error) = taint(self.session.catalog(), &self.name, &info, job) {
+            tracing::error!(branch = %self.name, %error, "could not seal the branch of a failed run");
+        }
+    }
+}
+
+fn branch_of(job: &str) -> BranchName {
+    format!("forebay-run-{job}").parse().expect("an id makes a branch name")
+}
+
+fn taint(catalog: &forebay_catalog::Catalog, name: &BranchName, info: &CommitInfo, job: &str) -> forebay_catalog::Result<()> {
+    let head = catalog.resolve(&RefSpec::Name(name.clone()))?;
+    catalog.commit(name, &head.hash, &Changes::default(), info, Some(job)).map(drop)
+}
+
+/// Ends what a killed daemon left of a run: either it was merged, and only its record is behind, or its branch is sealed.
+pub(crate) fn recover(service: &Service, mut job: api::Job) {
+    let root = job.lake.strip_prefix("file://").unwrap_or(&job.lake);
+    if job.kind != "run" || !Path::new(root).join("catalog").is_dir() {
+        return;
+    }
+    let Ok(lake) = service.lake(&job.lake) else { return };
+    let name = branch_of(&job.id);
+    if lake.catalog.resolve(&RefSpec::Name(name.clone())).is_err() {
+        return;
+    }
+    if was_merged(&lake.catalog, &job) {
+        tracing::info!(job = job.id, "the run had been merged when its daemon was killed");
+        job.status = jobs::SUCCESS.to_owned();
+        job.error = None;
+        if let Err(error) = service.jobs.amend(&job) {
+            tracing::error!(job = job.id, %error, "could not write the record of a job");
+        }
+        let _ = lake.catalog.delete_branch(&name);
+        return;
+    }
+    let info = CommitInfo {
+        author_name: job.user.clone(),
+        message: "Leave a run whose background process was killed".to_owned(),
+        properties: [(JOB_PROPERTY.to_owned(), job.id.clone())].into(),
+        ..CommitInfo::default()
+    };
+    if let Err(error) = taint(&lake.catalog, &name, &info, &job.id) {
+        tracing::error!(branch = %name, %error, "could not seal the branch of a killed run");
+    }
+}
+
+fn was_merged(catalog: &forebay_catalog::Catalog, job: &api::Job) -> bool {
+    let target = job.at.as_deref().and_then(|at| at.parse::<RefSpec>().ok());
+    let Some(head) = target.and_then(|target| catalog.resolve(&target).ok()) else { return false };
+    let mut recent = catalog.log(&head.hash).take(RECOVERY_COMMITS_MAX).filter_map(Result::ok);
+    recent.any(|commit| commit.tainted.is_none() && commit.properties.get(JOB_PROPERTY) == Some(&job.id))
+}

@@ -1,0 +1,273 @@
+//! The daemon's operations: one request in, one answer out. Each operation lives in the module of its noun.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use forebay_catalog::{Catalog, CommitInfo};
+use forebay_lake::TableInfo;
+use forebay_types::{BranchName, RefSpec, Report, TableName};
+use forebay_worker::Worker;
+
+use crate::api::{self, Actor, CommitWords, Daemon, Event, Op, Request};
+use crate::config::{DEFAULT_NAMESPACE, lake_uri};
+use crate::connection::{Answer, Connection};
+use crate::error::{Error, Result};
+use crate::home::Home;
+use crate::jobs::{self, JobHandle, Jobs, Wanted};
+use crate::limits::{LIST_ROWS_MAX, TABLE_INFOS_MAX};
+use crate::{imports, queries, refs, runs, tables, version};
+
+/// Everything the daemon has at hand, shared by all connections.
+pub struct Service {
+    pub(crate) home: Home,
+    pub(crate) jobs: Arc<Jobs>,
+    runtime: tokio::runtime::Runtime,
+    worker: OnceLock<Worker>,
+    lakes: Mutex<HashMap<String, Arc<Lake>>>,
+    tables: Mutex<HashMap<String, Arc<TableInfo>>>,
+    version: String,
+    started_at: String,
+}
+
+/// An open lake.
+pub(crate) struct Lake {
+    /// `file:///…`
+    pub(crate) uri: String,
+    pub(crate) catalog: Catalog,
+    /// Folder of table folders.
+    pub(crate) tables_root: String,
+}
+
+/// One request's surroundings.
+pub(crate) struct Session<'a> {
+    pub(crate) service: &'a Arc<Service>,
+    pub(crate) lake: Arc<Lake>,
+    pub(crate) author: Actor,
+    pub(crate) connection: &'a Connection,
+}
+
+impl Service {
+    /// Opens the records of a home. Jobs of a killed daemon are ended, and their branches sealed.
+    pub fn open(home: &Home) -> Result<Self> {
+        let (jobs, orphans) = Jobs::open(home.jobs_dir())?;
+        let program = std::env::current_exe().unwrap_or_else(|_| PathBuf::from("/proc/self/exe"));
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).thread_name("lake").enable_all().build();
+        let service = Self {
+            jobs: Arc::new(jobs),
+            runtime: runtime.map_err(Error::storage("start the threads of", "/proc/self"))?,
+            worker: OnceLock::new(),
+            lakes: Mutex::default(),
+            tables: Mutex::default(),
+            version: version::of_program(&program, home.cache_dir()),
+            started_at: jobs::now(),
+            home: home.clone(),
+        };
+        for job in orphans {
+            runs::recover(&service, job);
+        }
+        Ok(service)
+    }
+
+    /// Runs async code of the lake.
+    pub fn runtime(&self) -> &tokio::runtime::Runtime {
+        &self.runtime
+    }
+
+    /// How many jobs run now.
+    pub fn running_jobs(&self) -> usize {
+        self.jobs.running()
+    }
+
+    /// Cancels every job and waits for their ends.
+    pub fn end(&self) {
+        self.jobs.stop_all("the background process was told to end");
+    }
+
+    /// Answers one request. Events go to the connection meanwhile.
+    pub fn answer(self: &Arc<Self>, request: Request, connection: &Connection) -> Result<Answer, api::Error> {
+        match &request.op {
+            Op::Ping => return Answer::of(self.describe()),
+            Op::Shutdown => return Answer::of(()),
+            Op::JobList { ids, kinds, statuses, limit } => {
+                let mut jobs = self.jobs.list(&Wanted { ids, kinds, statuses })?;
+                jobs.truncate(rows(*limit));
+                return Answer::of(jobs);
+            }
+            Op::JobGet { id } => return Answer::of(self.jobs.get(id)?),
+            Op::JobLogs { id } => return Answer::of(self.jobs.logs(id)?),
+            Op::JobStop { id } => return Answer::of(self.jobs.stop(id)?),
+            _ => {}
+        }
+        let lake = self.lake(&request.lake)?;
+        let session = Session { service: self, lake, author: request.author, connection };
+        session.answer(request.op)
+    }
+
+    fn describe(&self) -> Daemon {
+        Daemon {
+            version: self.version.clone(),
+            protocol: api::VERSION,
+            pid: std::process::id(),
+            home: self.home.root().unwrap_or(self.home.state_dir()).display().to_string(),
+            started_at: self.started_at.clone(),
+            running_jobs: self.running_jobs() as u64,
+        }
+    }
+
+    /// The lake at a URI, opened once.
+    pub(crate) fn lake(&self, uri: &str) -> Result<Arc<Lake>, api::Error> {
+        // A client resolves relative paths; the daemon has no folder they could be relative to.
+        let uri = lake_uri(uri, std::path::Path::new("/"))?;
+        let root = PathBuf::from(uri.strip_prefix("file://").expect("`lake_uri` gives file URIs"));
+        let known = self.lakes.lock().unwrap_or_else(PoisonError::into_inner).get(&uri).cloned();
+        // A lake whose folder went away is opened anew, so that it is there again or told to be missing.
+        if let Some(lake) = known.filter(|_| root.join("catalog").is_dir()) {
+            return Ok(lake);
+        }
+        let catalog = Catalog::open(&root.join("catalog")).map_err(|error| api::Error::of(&error))?;
+        let tables_root = format!("{uri}/tables");
+        let lake = Arc::new(Lake { uri: uri.clone(), catalog, tables_root });
+        self.lakes.lock().unwrap_or_else(PoisonError::into_inner).insert(uri, Arc::clone(&lake));
+        Ok(lake)
+    }
+
+    /// The worker, opened when the first plan runs.
+    pub(crate) fn worker(&self) -> Result<&Worker, api::Error> {
+        if let Some(worker) = self.worker.get() {
+            return Ok(worker);
+        }
+        let worker = Worker::new(forebay_worker::Options::new(self.home.cache_dir())).map_err(|error| api::Error::of(&error))?;
+        // Two first plans at once open two workers; one of them is dropped.
+        Ok(self.worker.get_or_init(|| worker))
+    }
+
+    /// What a metadata file says. Kept, since metadata files never change.
+    pub(crate) fn table_info(&self, metadata_location: &str) -> Result<Arc<TableInfo>, api::Error> {
+        let known = self.tables.lock().unwrap_or_else(PoisonError::into_inner).get(metadata_location).cloned();
+        if let Some(info) = known {
+            return Ok(info);
+        }
+        let loaded = self.runtime.block_on(forebay_lake::load(metadata_location));
+        let info = Arc::new(loaded.map_err(|error| api::Error::of(&error))?);
+        let mut tables = self.tables.lock().unwrap_or_else(PoisonError::into_inner);
+        if tables.len() >= TABLE_INFOS_MAX {
+            tables.clear();
+        }
+        tables.insert(metadata_location.to_owned(), Arc::clone(&info));
+        Ok(info)
+    }
+}
+
+impl Session<'_> {
+    fn answer(&self, op: Op) -> Result<Answer, api::Error> {
+        match op {
+            Op::Run(run) => Answer::of(runs::run(self, run)?),
+            Op::Plan(run) => Answer::of(runs::plan(self, &run)?),
+            Op::Query { sql, at, namespace, max_rows } => {
+                queries::query(self, &queries::Query { sql, at, namespace, max_rows })
+            }
+            Op::TableCreate { name, search_uri, branch, namespace, partitioned_by, replace } => {
+                let create = imports::Create { name, search_uri, branch, namespace, partitioned_by, replace };
+                Answer::of(imports::create(self, &create)?)
+            }
+            Op::TableImport {
+                name, search_uri, branch, namespace, continue_on_error, import_duplicate_files, best_effort
+            } => {
+                let import = imports::Import {
+                    name, search_uri, branch, namespace, continue_on_error, import_duplicate_files, best_effort
+                };
+                Answer::of(imports::import(self, &import)?)
+            }
+            Op::TableList { .. } | Op::TableGet { .. } | Op::TableDelete { .. } => tables::answer(self, op),
+            Op::NamespaceList { .. } | Op::NamespaceCreate { .. } | Op::NamespaceDelete { .. } => {
+                tables::answer_namespace(self, op)
+            }
+            Op::TagList { .. } | Op::TagGet { .. } | Op::TagCreate { .. } | Op::TagDelete { .. } | Op::TagRename { .. } => {
+                refs::answer_tag(self, op)
+            }
+            _ => refs::answer(self, op),
+        }
+    }
+
+    pub(crate) fn catalog(&self) -> &Catalog {
+        &self.lake.catalog
+    }
+
+    /// What a ref means now.
+    pub(crate) fn resolve(&self, at: &str) -> Result<forebay_catalog::Ref, api::Error> {
+        let spec: RefSpec = at.parse().map_err(Error::from)?;
+        self.catalog().resolve(&spec).map_err(|error| api::Error::of(&error))
+    }
+
+    /// A branch that can be written to, by name. A missing one is told how to create.
+    pub(crate) fn branch(&self, name: &str) -> Result<(BranchName, forebay_catalog::Ref), api::Error> {
+        match name.parse::<RefSpec>().map_err(Error::from)? {
+            RefSpec::Commit { .. } => Err(Error::NotABranch { at: name.to_owned() }.into()),
+            spec @ RefSpec::Name(_) => match self.catalog().resolve(&spec) {
+                Ok(found) if found.kind == forebay_catalog::RefKind::Branch => {
+                    Ok((name.parse().map_err(Error::from)?, found))
+                }
+                Ok(_) => Err(Error::NotABranch { at: name.to_owned() }.into()),
+                Err(forebay_catalog::Error::UnknownRef { .. }) => {
+                    let branches = self.catalog().branches().map_err(|error| api::Error::of(&error))?;
+                    let known = branches.into_iter().map(|branch| branch.name).collect();
+                    Err(Error::NoBranch { name: name.to_owned(), known }.into())
+                }
+                Err(error) => Err(api::Error::of(&error)),
+            },
+        }
+    }
+
+    /// Tells an event to the job's log and to the client; a client that went away cancels the job.
+    pub(crate) fn emit(&self, job: &JobHandle, event: &Event) {
+        match event {
+            Event::Log { node, stream, line } => job.log(node, stream, line),
+            Event::Warning { text } => job.log("", "system", text),
+            Event::Preview { node, text } => job.log(node, "system", text),
+            Event::Job { .. } | Event::Plan { .. } | Event::Node(_) => {}
+        }
+        if !self.connection.event(event) {
+            job.cancel().cancel("its client went away");
+        }
+    }
+
+    /// A full table name; a namespace inside the name and one beside it must agree.
+    pub(crate) fn table_name(name: &str, namespace: Option<&str>) -> Result<TableName, api::Error> {
+        let table = TableName::parse(name, namespace.unwrap_or(DEFAULT_NAMESPACE)).map_err(Error::from)?;
+        match namespace {
+            Some(namespace) if namespace != table.namespace() => Err(Error::BadValue {
+                what: "the table",
+                value: name.to_owned(),
+                why: format!("its name says the namespace `{}`, and the request `{namespace}`", table.namespace()),
+            }
+            .into()),
+            _ => Ok(table),
+        }
+    }
+
+    /// The words of a commit of this request.
+    pub(crate) fn info(&self, words: CommitWords, default: String) -> CommitInfo {
+        let subject = words.message.filter(|message| !message.trim().is_empty()).unwrap_or(default);
+        let message = match words.body.filter(|body| !body.trim().is_empty()) {
+            Some(body) => format!("{subject}\n\n{body}"),
+            None => subject,
+        };
+        CommitInfo {
+            author_name: self.author.name.clone(),
+            author_email: self.author.email.clone(),
+            message,
+            properties: words.properties,
+        }
+    }
+}
+
+/// Errors of the planner, for the wire.
+pub(crate) fn reports(reports: Vec<Report>) -> api::Error {
+    api::Error::all(reports)
+}
+
+/// A limit of a list.
+pub(crate) fn rows(limit: Option<u64>) -> usize {
+    limit.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(LIST_ROWS_MAX).min(LIST_ROWS_MAX)
+}
