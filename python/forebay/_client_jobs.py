@@ -252,6 +252,9 @@ class _Watch:
             state.exception = from_wire(result["error"], "run")
             state.error = str(state.exception)
             state.traceback = state.exception.traceback
+            if not state.nodes and state.job_status == "FAILED":
+                # There was no plan: the run could not begin.
+                raise state.exception
         return state
 
 

@@ -162,6 +162,13 @@ def test_a_run_state_is_filled_by_events_and_result():
         state.raise_for_status()
 
 
+def test_a_run_that_could_not_begin_raises():
+    context = RunExecutionContext("/p", "main", None, {}, False, True, "off", False)
+    result = {"job_id": "j1", "status": "FAILED", "ref": None, "nodes": [], "error": WIRE}
+    with pytest.raises(exceptions.InvalidPlanError):
+        _Watch(RunState(context, started_at_ns=1)).end(Answer(result))
+
+
 def test_a_detached_run_has_no_status_yet():
     context = RunExecutionContext("/p", "main", None, {}, False, True, "off", True)
     state = _Watch(RunState(context, started_at_ns=1)).end(Answer({"job_id": "j1", "status": "RUNNING", "nodes": [], "ref": None}))
