@@ -194,7 +194,7 @@ mod tests {
     #[test]
     fn failures_are_told() {
         let t = || vec![("t".to_owned(), numbers(&[0..3]))];
-        assert_eq!(query("SELECT n, n FROM t", t()).unwrap_err().report().code.0, "RUN0018");
+        assert_eq!(query("SELECT a.n, b.n FROM t a JOIN t b ON a.n = b.n", t()).unwrap_err().report().code.0, "RUN0018");
         let report = query("SELECT CAST(s AS INT) AS i FROM t", t()).unwrap_err().report();
         assert_eq!(report.code.0, "RUN0017");
         assert!(report.causes[0].contains("row number"), "{report}");
