@@ -193,7 +193,7 @@ impl Plan {
             }
             first_row += rows;
         }
-        Ok(OpenFile { path, file, metadata, sources, roots, mask, groups, bytes })
+        Ok(OpenFile { path, metadata, sources, roots, mask, groups, bytes })
     }
 
     fn choose_row_groups(&self, live: &LiveFile, metadata: &ArrowReaderMetadata) -> Vec<bool> {
@@ -235,7 +235,8 @@ impl Plan {
 
     /// Decodes, casts and filters one row group.
     fn decode(&self, file: &OpenFile, group: &Group, columns: &ReadColumns) -> Result<Vec<RecordBatch>> {
-        let handle = file.file.try_clone().map_err(Error::data_file(&file.path))?;
+        // A handle of its own: a cloned one would share its position with other threads.
+        let handle = open_file(&file.path)?;
         let mut builder = ParquetRecordBatchReaderBuilder::new_with_metadata(handle, file.metadata.clone())
             .with_row_groups(vec![group.index])
             .with_projection(file.mask.clone())
@@ -335,7 +336,6 @@ enum Source {
 
 struct OpenFile {
     path: String,
-    file: File,
     metadata: ArrowReaderMetadata,
     /// One per column read.
     sources: Vec<Source>,
