@@ -1,0 +1,323 @@
+"""End-to-end tests drive the built `forebay` command, each in a home and a lake of its own.
+
+- `FOREBAY_BIN` names the command (default `target/release/forebay`), `FOREBAY_TEST_CACHE` a folder of environments that
+  tests share (default `target/test-cache`). Nothing else of the caller's settings reaches a test.
+- At the end of each test its daemon is stopped, and nothing that it started may be left. This process is the
+  reaper of all orphans below it, so "nothing" is exact: a process cannot hide by losing its parent.
+- No sleeps. Tests and models meet at a `Gate` (two named pipes); the end of a process is waited for by its descriptor.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import select
+import shutil
+import signal
+import subprocess
+import textwrap
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Iterator
+
+import pyarrow as pa
+import pyarrow.ipc
+import pyarrow.parquet
+import pytest
+
+ROOT = Path(__file__).parents[1]
+FOREBAY = os.environ.get("FOREBAY_BIN", str(ROOT / "target/release/forebay"))
+CACHE = os.environ.get("FOREBAY_TEST_CACHE", str(ROOT / "target/test-cache"))
+
+#: How long anything may take before a test gives up. Never reached when all is well.
+PATIENCE_S = 180
+#: How long a killed or stopped process may take to disappear.
+END_S = 20
+
+PR_SET_CHILD_SUBREAPER = 36
+#: Settings of the caller that would change what a test does.
+FOREIGN = ("FOREBAY_", "XDG_", "PYTHON", "UV_", "VIRTUAL_ENV")
+KEPT = ("FOREBAY_RUNTIME", "FOREBAY_UV", "FOREBAY_PYTHONS", "UV_INDEX_URL", "UV_DEFAULT_INDEX", "UV_CACHE_DIR")
+
+HEADER = "import forebay\nimport pyarrow as pa\n\n"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def reaper() -> None:
+    """Orphans become our children, so that we see them."""
+    if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0):
+        raise OSError(ctypes.get_errno(), "prctl")
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Iterator[Lab]:
+    """A fresh home and lake, and the means to work on them."""
+    lab = Lab(tmp_path)
+    yield lab
+    lab.forebay("daemon", "stop")
+    left = [process for process in descendants(os.getpid()) if not ends(process)]
+    names = [f"{process} {command_line(process)}" for process in left]
+    for process in left:
+        os.kill(process, signal.SIGKILL)
+    assert not names, "left running after `forebay daemon stop`"
+
+
+@dataclass
+class Done:
+    """A finished command."""
+
+    args: tuple[str, ...]
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        """What `-o json` printed."""
+        try:
+            return json.loads(self.out)
+        except ValueError:
+            raise AssertionError(f"no JSON from {self}") from None
+
+    def ok(self) -> Done:
+        """Itself, if it succeeded."""
+        assert self.code == 0, str(self)
+        return self
+
+    def failed(self, code: int = 1) -> Done:
+        """Itself, if it failed with this exit code."""
+        assert self.code == code, str(self)
+        return self
+
+    def __str__(self) -> str:
+        return f"forebay {' '.join(self.args)} -> {self.code}\n--- stdout\n{self.out}\n--- stderr\n{self.err}"
+
+
+class Started:
+    """A command under way."""
+
+    def __init__(self, lab: Lab, args: tuple[str, ...]) -> None:
+        self.args = args
+        self.popen = subprocess.Popen(
+            [FOREBAY, *args],
+            env=lab.environment,
+            cwd=lab.folder,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def wait(self) -> Done:
+        """Its end."""
+        out, err = self.popen.communicate(timeout=PATIENCE_S)
+        return Done(self.args, self.popen.returncode, out, err)
+
+    def line(self, of: str = "stderr") -> str:
+        """The next line it prints."""
+        stream = getattr(self.popen, of)
+        assert select.select([stream], [], [], PATIENCE_S)[0], f"`forebay {' '.join(self.args)}` says nothing"
+        return stream.readline()
+
+    def interrupt(self) -> None:
+        """Ctrl-C."""
+        self.popen.send_signal(signal.SIGINT)
+
+    def kill(self) -> None:
+        """kill -9."""
+        self.popen.kill()
+
+
+class Lab:
+    """One home, one lake, and projects to run on them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.home = folder / "home"
+        self.lake = folder / "lake"
+        self.environment = {
+            name: value for name, value in os.environ.items() if name in KEPT or not name.startswith(FOREIGN)
+        }
+        self.environment.update(
+            FOREBAY_HOME=str(self.home),
+            FOREBAY_LAKE=f"file://{self.lake}",
+            FOREBAY_CACHE=CACHE,
+            USER="ann",
+            NO_COLOR="1",
+        )
+
+    def start(self, *args: str | Path) -> Started:
+        """Starts a command."""
+        return Started(self, tuple(map(str, args)))
+
+    def forebay(self, *args: str | Path) -> Done:
+        """Runs a command to its end, whatever that is."""
+        return self.start(*args).wait()
+
+    def json(self, *args: str | Path) -> Any:
+        """What a command prints as JSON."""
+        return self.forebay(*args, "-o", "json").ok().json
+
+    def run(self, project: Path, *args: str) -> Done:
+        """`forebay run -o json`."""
+        return self.forebay("run", "-p", project, "-o", "json", *args)
+
+    def start_run(self, project: Path, *args: str) -> Started:
+        """The same, not waiting for its end."""
+        return self.start("run", "-p", project, "-o", "json", *args)
+
+    def project(self, source: str | dict[str, str], name: str = "project", settings: str = "") -> Path:
+        """A project of one `models.py` (the imports are added), or of the files as given."""
+        if isinstance(source, str):
+            source = {"models.py": HEADER + textwrap.dedent(source)}
+        folder = self.folder / name
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        if not any(file.startswith(("forebay.toml", "bauplan_project")) for file in source):
+            (folder / "forebay.toml").write_text(f'[project]\nname = "{name}"\n{settings}')
+        for file, text in source.items():
+            (folder / file).write_text(text)
+        return folder
+
+    def head(self, branch: str = "main") -> str:
+        """The hash a branch is at."""
+        return self.json("branch", "get", branch)["branch"]["hash"]
+
+    def tables(self, ref: str = "main") -> list[str]:
+        """Full names of the tables at a ref."""
+        listed = self.json("table", "ls", "-r", ref)["tables"]
+        return [f"{table['namespace']}.{table['name']}" for table in listed]
+
+    def query(self, sql: str, ref: str = "main") -> pa.Table:
+        """The result of a SELECT, with types as they come."""
+        path = self.folder / "result.arrow"
+        self.forebay("query", sql, "-r", ref, "--to", path).ok()
+        with pa.ipc.open_file(path) as file:
+            return file.read_all()
+
+    def rows(self, sql: str, ref: str = "main") -> list[dict[str, Any]]:
+        """The rows of a SELECT."""
+        return self.query(sql, ref).to_pylist()
+
+    def load(self, name: str, table: pa.Table, *, branch: str = "main", partitioned_by: str | None = None) -> None:
+        """Puts a table into the lake, through a Parquet file."""
+        path = self.folder / f"{name}-{len(list(self.folder.iterdir()))}.parquet"
+        pa.parquet.write_table(table, path)
+        more = ["--partitioned-by", partitioned_by] if partitioned_by else []
+        self.forebay("table", "create", name, "--search-uri", path, "-b", branch, "--replace", *more).ok()
+        if table.num_rows:
+            self.forebay("table", "import", name, "--search-uri", path, "-b", branch).ok()
+
+    def metadata(self, name: str, ref: str = "main") -> str:
+        """Where a table's Iceberg metadata is."""
+        return self.json("table", "get", name, "-r", ref)["table"]["metadata_location"]
+
+    def daemon(self) -> int:
+        """Process id of the daemon, which is started if there is none."""
+        self.forebay("daemon", "start").ok()
+        return self.json("daemon", "status")["pid"]
+
+    def functions(self) -> list[int]:
+        """Processes below the daemon."""
+        return descendants(self.daemon())
+
+    def gate(self, name: str = "gate") -> Gate:
+        """A place where a model waits for the test."""
+        return Gate(self.folder / name)
+
+
+class Gate:
+    """Where a model and a test meet: the model says it is there, and goes on when the test lets it.
+
+    `gate.code` is the Python expression that a model waits with. It says its process id.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._pipes = {}
+        for end in ("arrived", "go"):
+            pipe = path.with_name(f"{path.name}.{end}")
+            os.mkfifo(pipe)
+            # Open both ways: opening never blocks, and nobody sees an end of file.
+            self._pipes[end] = os.open(pipe, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        arrived, go = (str(path.with_name(f"{path.name}.{end}")) for end in ("arrived", "go"))
+        self.code = (
+            f"(open({arrived!r}, 'w').write(f\"{{__import__('os').getpid()}}\\n\"), open({go!r}, 'rb', buffering=0).read(1))"
+        )
+
+    def wait(self, arrivals: int = 1) -> list[int]:
+        """Process ids of so many models that have arrived."""
+        text = b""
+        while text.count(b"\n") < arrivals:
+            assert select.select([self._pipes["arrived"]], [], [], PATIENCE_S)[0], "no model came to the gate"
+            text += os.read(self._pipes["arrived"], 1000)
+        return [int(line) for line in text.split()]
+
+    def open(self, models: int = 1) -> None:
+        """Lets so many models go on."""
+        os.write(self._pipes["go"], b"x" * models)
+
+    def __del__(self) -> None:
+        for pipe in self._pipes.values():
+            os.close(pipe)
+
+
+def parents() -> dict[int, int]:
+    """The parent of every living process; zombies of ours are buried."""
+    found = {}
+    for entry in os.listdir("/proc"):
+        if not entry.isdigit():
+            continue
+        try:
+            state, parent = Path(f"/proc/{entry}/stat").read_text().rpartition(")")[2].split()[:2]
+        except OSError:
+            continue
+        if state != "Z":
+            found[int(entry)] = int(parent)
+        elif int(parent) == os.getpid():
+            bury(int(entry))
+    return found
+
+
+def bury(process: int) -> None:
+    """Takes the exit status of an adopted zombie. `subprocess` takes those of commands we started ourselves."""
+    try:
+        os.waitpid(process, os.WNOHANG)
+    except ChildProcessError:
+        pass
+
+
+def descendants(ancestor: int) -> list[int]:
+    """Living processes below one."""
+    above = parents()
+    found = {ancestor}
+    while more := {process for process, parent in above.items() if parent in found} - found:
+        found |= more
+    return sorted(found - {ancestor})
+
+
+def ends(process: int, seconds: float = END_S) -> bool:
+    """Waits for the end of a process."""
+    try:
+        descriptor = os.pidfd_open(process)
+    except ProcessLookupError:
+        return True
+    try:
+        return bool(select.select([descriptor], [], [], seconds)[0])
+    finally:
+        os.close(descriptor)
+
+
+def command_line(process: int) -> str:
+    """For messages."""
+    try:
+        return Path(f"/proc/{process}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+    except OSError:
+        return ""
+
+
+def node(result: dict[str, Any], name: str) -> dict[str, Any]:
+    """The node of that name in the result of a run."""
+    found = [one for one in result["nodes"] if one["name"] == name]
+    assert len(found) == 1, f"`{name}` is not one of {[one['name'] for one in result['nodes']]}"
+    return found[0]
