@@ -36,7 +36,7 @@ pub fn setup() -> Result<Paths> {
     let target = root.join("target");
     fs::create_dir_all(&target)?;
     step("building the release binary (the first build compiles DataFusion and takes some minutes)");
-    run(cargo(&root).args(["build", "--release", "-p", "forebay-cli"]))?;
+    run(cargo(&root).args(["build", "--release", "--workspace"]))?;
     let forebay = target.join("release/forebay");
     place(&cargo_target(&root).join("release/forebay"), &forebay)?;
     let uv = tools(&root, &target)?;
@@ -45,11 +45,21 @@ pub fn setup() -> Result<Paths> {
     Ok(Paths { root, target, forebay, python })
 }
 
-/// A cargo command that works in the repository and sees the target folder this process was started with.
+/// A cargo command that works in the repository.
 pub fn cargo(root: &Path) -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    command.current_dir(root);
+    forget_xtask(command.current_dir(root));
     command
+}
+
+/// Takes away what `cargo xtask` set for xtask itself: it makes build scripts (ring's, for one) run again, and with
+/// them all of DataFusion is built again.
+fn forget_xtask(command: &mut Command) {
+    for (name, _) in std::env::vars_os() {
+        if ["CARGO_PKG_", "CARGO_MANIFEST_"].iter().any(|prefix| name.to_string_lossy().starts_with(prefix)) {
+            command.env_remove(&name);
+        }
+    }
 }
 
 fn cargo_target(root: &Path) -> PathBuf {
@@ -111,13 +121,16 @@ fn sdk(root: &Path, target: &Path, uv: &Path, python: &Path, forebay: &Path) -> 
     }
     stamped(&target.join("sdk.stamp"), &digest(&inputs)?, || {
         step("building the wheel and installing it into target/venv");
-        run(Command::new(uv)
+        let mut install = Command::new(uv);
+        install
             .current_dir(root)
             .args(["pip", "install", "--quiet", "--no-build-isolation", "--no-deps", "--reinstall", "--python"])
             .arg(python)
             .arg(".")
             .env("VIRTUAL_ENV", target.join("venv"))
-            .env("PATH", path_with(&[&target.join("venv/bin"), &target.join("tools/bin")])))
+            .env("PATH", path_with(&[&target.join("venv/bin"), &target.join("tools/bin")]));
+        forget_xtask(&mut install);
+        run(&mut install)
     })
 }
 
