@@ -99,6 +99,7 @@ class Started:
 
     def __init__(self, lab: Lab, args: tuple[str, ...]) -> None:
         self.args = args
+        self.unread = {"stdout": b"", "stderr": b""}
         self.popen = subprocess.Popen(
             [FOREBAY, *args],
             env=lab.environment,
@@ -116,9 +117,16 @@ class Started:
 
     def line(self, of: str = "stderr") -> str:
         """The next line it prints."""
-        stream = getattr(self.popen, of)
-        assert select.select([stream], [], [], PATIENCE_S)[0], f"`forebay {' '.join(self.args)}` says nothing"
-        return stream.readline()
+        # Read from the descriptor: a buffered stream may hold lines that `select` knows nothing of.
+        descriptor = getattr(self.popen, of).fileno()
+        while b"\n" not in self.unread[of]:
+            assert select.select([descriptor], [], [], PATIENCE_S)[0], f"`forebay {' '.join(self.args)}` says nothing"
+            piece = os.read(descriptor, 65536)
+            if not piece:
+                break
+            self.unread[of] += piece
+        line, end, self.unread[of] = self.unread[of].partition(b"\n")
+        return (line + end).decode()
 
     def interrupt(self) -> None:
         """Ctrl-C."""
