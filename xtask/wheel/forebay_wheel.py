@@ -73,7 +73,7 @@ def _place_command() -> None:
     SCRIPTS.mkdir(parents=True, exist_ok=True)
     placed = SCRIPTS / "forebay"
     fresh = SCRIPTS.parent / "forebay.new"
-    # Line tables are for developers; without them the wheel is a third of the size.
+    # Line tables are for developers; the wheel does without them.
     strip = shutil.which("strip")
     if not strip or subprocess.run([strip, "--strip-debug", "-o", fresh, built]).returncode != 0:
         shutil.copyfile(built, fresh)
@@ -82,9 +82,13 @@ def _place_command() -> None:
 
 
 def _build_command() -> str:
-    """Where cargo left the binary; cargo is asked, because settings can move the target folder."""
+    """Where cargo left the binary; cargo is asked, because settings can move the target folder.
+
+    The whole workspace, as `cargo xtask` builds it: another choice of crates would be another choice of features, and
+    would compile DataFusion once more.
+    """
     cargo = os.environ.get("CARGO", "cargo")
-    command = [cargo, "build", "--release", "-p", "forebay-cli", "--message-format", "json-render-diagnostics"]
+    command = [cargo, "build", "--release", "--workspace", "--message-format", "json-render-diagnostics"]
     done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
     messages = map(json.loads, done.stdout.splitlines())
     found = [message["executable"] for message in messages if message.get("executable")]
