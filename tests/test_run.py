@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import datetime
+
+import pyarrow as pa
 import pytest
 from conftest import Lab, node
 
@@ -274,10 +277,6 @@ def large(data=forebay.Model("numbers", columns=["n"], filter="n >= $least AND n
 
 
 def test_lake_inputs_are_pinned_projected_and_filtered(lab: Lab) -> None:
-    import datetime
-
-    import pyarrow as pa
-
     days = [datetime.date(2023, 1, day) for day in range(1, 31)]
     lab.load("events", pa.table({"day": days, "n": list(range(30)), "unused": ["x"] * 30}), partitioned_by="day")
     project = lab.project(
@@ -406,3 +405,82 @@ def test_declared_columns(lab: Lab) -> None:
     assert "y" in failed.err and lab.tables() == []
     loose = lab.run(project, "--no-strict").ok()
     assert "y" in loose.err and lab.tables() == ["default.t"]
+
+
+def test_overwriting_partitions(lab: Lab) -> None:
+    def run(month: int, rows: list[tuple[int, str]]) -> None:
+        months, values = [row[0] for row in rows], [row[1] for row in rows]
+        source = f"""
+            @forebay.model(materialization_strategy="OVERWRITE_PARTITIONS", partitioned_by="month", overwrite_filter="month = $month")
+            def t():
+                return pa.table({{"month": pa.array({months}, pa.int64()), "v": {values}}})
+            """
+        settings = '[parameters.month]\ntype = "int"\ndefault = 1\n'
+        lab.run(lab.project(source, settings=settings), "--param", f"month={month}").ok()
+
+    def stored() -> list[tuple[int, str]]:
+        return [(row["month"], row["v"]) for row in lab.rows("SELECT * FROM t ORDER BY month, v")]
+
+    run(1, [(1, "a"), (1, "b")])
+    run(2, [(2, "c")])
+    assert stored() == [(1, "a"), (1, "b"), (2, "c")]
+    run(1, [(1, "new")])
+    assert stored() == [(1, "new"), (2, "c")]
+    run(2, [])
+    assert stored() == [(1, "new")]
+
+
+def test_an_input_at_another_ref(lab: Lab) -> None:
+    source = '@forebay.model(materialization_strategy="REPLACE")\ndef t():\n    return {{"x": [{}]}}\n'
+    lab.run(lab.project(source.format(1))).ok()
+    lab.forebay("tag", "create", "v1").ok()
+    lab.run(lab.project(source.format(2))).ok()
+    both = """
+        @forebay.model(materialization_strategy="REPLACE")
+        def both(old=forebay.Model("t", ref="v1"), new=forebay.Model("t")):
+            return {"old": old["x"].to_pylist(), "new": new["x"].to_pylist()}
+        """
+    lab.run(lab.project(both)).ok()
+    assert lab.rows("SELECT * FROM both") == [{"old": 1, "new": 2}]
+
+
+def test_a_filter_on_columns_that_are_not_handed_over(lab: Lab) -> None:
+    project = lab.project(
+        """
+        @forebay.model()
+        def parent():
+            return pa.table({"x": [1, 2, None], "y": ["a", "b", "c"]})
+
+        @forebay.model(materialization_strategy="REPLACE")
+        def child(data=forebay.Model("parent", columns=["y"], filter="x > 1 OR x IS NULL")):
+            assert data.column_names == ["y"]
+            return data
+        """
+    )
+    lab.run(project).ok()
+    assert sorted(row["y"] for row in lab.rows("SELECT y FROM child")) == ["b", "c"]
+
+
+def test_parameters_of_every_type(lab: Lab) -> None:
+    settings = "".join(
+        f"[parameters.{name}]\ntype = \"{kind}\"\n{default}"
+        for name, kind, default in [
+            ("number", "int", "default = 3\n"),
+            ("share", "float", "default = 0.5\n"),
+            ("word", "str", "default = \"it's\"\n"),
+            ("flag", "bool", "default = false\n"),
+            ("nothing", "str", ""),
+        ]
+    )
+    names = ["number", "share", "word", "flag", "nothing"]
+    arguments = ", ".join(f'{name}=forebay.Parameter("{name}")' for name in names)
+    python = f'@forebay.model(materialization_strategy="REPLACE")\ndef t({arguments}):\n    return [{{"r": repr([{", ".join(names)}])}}]\n'
+    sql = "-- forebay: materialization_strategy=REPLACE\nSELECT $number AS number, $share AS share, $word AS word, $flag AS flag\n"
+    project = lab.project({"models.py": "import forebay\n" + python, "s.sql": sql}, settings=settings)
+    lab.run(project).ok()
+    assert lab.rows("SELECT r FROM t") == [{"r": repr([3, 0.5, "it's", False, None])}]
+    assert lab.rows("SELECT * FROM s") == [{"number": 3, "share": 0.5, "word": "it's", "flag": False}]
+    given = {"number": "-7", "share": "1e3", "word": "x'); DROP TABLE t; --", "flag": "true", "nothing": "ü=1"}
+    lab.run(project, *(part for name, value in given.items() for part in ("--param", f"{name}={value}"))).ok()
+    assert lab.rows("SELECT r FROM t") == [{"r": repr([-7, 1000.0, given["word"], True, "ü=1"])}]
+    assert lab.rows("SELECT * FROM s")[0]["word"] == given["word"]

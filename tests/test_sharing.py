@@ -6,6 +6,7 @@ import os
 import re
 from pathlib import Path
 
+import pyarrow as pa
 from conftest import Lab, node
 
 ROWS = 4_000_000
@@ -75,8 +76,6 @@ def test_what_passes_through_is_shared_again(lab: Lab) -> None:
 
 
 def test_a_scan_is_read_once_for_all_children(lab: Lab) -> None:
-    import pyarrow as pa
-
     lab.load("source", pa.table({"x": list(range(1000)), "y": ["a"] * 1000}))
     models = "".join(
         f'\n@forebay.model()\ndef m{n}(data=forebay.Model("source", columns=["{column}"])):\n'

@@ -7,11 +7,15 @@ import random
 from decimal import Decimal
 
 import pyarrow as pa
+import pyarrow.parquet
 import pytest
 from conftest import Lab
 
 UTC = dt.timezone.utc
 NULL = None
+#: Before 1970, in summer time somewhere, and before any time zone's rules.
+INSTANTS = [dt.datetime(1969, 12, 31, tzinfo=UTC), dt.datetime(2026, 7, 1, tzinfo=UTC), NULL, dt.datetime(1900, 1, 1, tzinfo=UTC)]
+MOMENTS = [dt.datetime(1969, 12, 31, 23, 59, 59, 999999), dt.datetime(2026, 1, 1), NULL, dt.datetime(1, 1, 1)]
 
 #: A column of each type: ordinary values, the edges, and nulls.
 COLUMNS = {
@@ -30,9 +34,9 @@ COLUMNS = {
     "decimal_38": pa.array([Decimal(10) ** 37, -(Decimal(10) ** 37), NULL, Decimal(0)], pa.decimal128(38, 0)),
     "date": pa.array([dt.date(1969, 12, 31), dt.date(9999, 12, 31), NULL, dt.date(1, 1, 1)], pa.date32()),
     "time": pa.array([dt.time(0), dt.time(23, 59, 59, 999999), NULL, dt.time(12)], pa.time64("us")),
-    "timestamp": pa.array([dt.datetime(1969, 12, 31, 23, 59, 59, 999999), dt.datetime(2026, 1, 1), NULL, dt.datetime(1, 1, 1)], pa.timestamp("us")),
-    "timestamp_utc": pa.array([dt.datetime(1969, 12, 31, tzinfo=UTC), dt.datetime(2026, 1, 1, tzinfo=UTC), NULL, dt.datetime(2000, 1, 1, tzinfo=UTC)], pa.timestamp("us", "UTC")),
-    "timestamp_zone": pa.array([dt.datetime(1969, 12, 31, tzinfo=UTC), dt.datetime(2026, 7, 1, tzinfo=UTC), NULL, dt.datetime(2000, 1, 1, tzinfo=UTC)], pa.timestamp("us", "Europe/Berlin")),
+    "timestamp": pa.array(MOMENTS, pa.timestamp("us")),
+    "timestamp_utc": pa.array(INSTANTS, pa.timestamp("us", "UTC")),
+    "timestamp_zone": pa.array(INSTANTS, pa.timestamp("us", "Europe/Berlin")),
     "timestamp_ms": pa.array([dt.datetime(2026, 1, 1, 1, 2, 3, 4000), dt.datetime(1970, 1, 1), NULL, dt.datetime(1900, 1, 1)], pa.timestamp("ms")),
     "string": pa.array(["", "größe 漢字 🦀 e\u0301", NULL, "x" * 1000], pa.string()),
     "large_string": pa.array(["a", "b" * 100, NULL, ""], pa.large_string()),
@@ -135,8 +139,6 @@ def test_what_a_function_sees(lab: Lab) -> None:
 def test_made_in_a_function(lab: Lab) -> None:
     """Function -> lake -> function: nothing was read from a file before."""
     path = lab.folder / "everything.parquet"
-    import pyarrow.parquet
-
     pa.parquet.write_table(EVERYTHING, path)
     source = f"""
         @forebay.model(materialization_strategy="REPLACE")
