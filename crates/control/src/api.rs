@@ -90,7 +90,7 @@ pub enum Op {
     /// -> `[Ref]`
     #[serde(rename = "branch.list")]
     BranchList {
-        /// Exact name or `^regex$`.
+        /// Exact name, or a regular expression that begins with `^`.
         #[serde(default)]
         name: Option<String>,
         #[serde(default)]
@@ -170,7 +170,7 @@ pub enum Op {
     CommitList {
         #[serde(rename = "ref")]
         at: String,
-        /// Filters: exact text or `^regex$`.
+        /// Filters: exact text, or a regular expression that begins with `^`.
         #[serde(default)]
         message: Option<String>,
         #[serde(default)]

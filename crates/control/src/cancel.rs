@@ -68,7 +68,9 @@ mod tests {
         let count = Arc::new(AtomicUsize::new(0));
         let hook = || {
             let count = Arc::clone(&count);
-            move || drop(count.fetch_add(1, Ordering::SeqCst))
+            move || {
+                count.fetch_add(1, Ordering::SeqCst);
+            }
         };
         cancel.on_cancel(hook());
         assert_eq!(cancel.why(), None);

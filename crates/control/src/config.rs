@@ -204,9 +204,8 @@ fn known_key(key: &str) -> Result<()> {
 
 /// Checks the shape: only `[profiles.<name>]` tables with known keys and text values.
 fn check(path: &Path, text: &str) -> Result<()> {
-    let fail = |at: Option<usize>, why: String| {
-        Err(Error::Config { path: path.to_owned(), line: at.map(|at| line_of(text, at)), why })
-    };
+    let fail =
+        |at: Option<usize>, why: String| Err(Error::Config { path: path.to_owned(), line: at.map(|at| line_of(text, at)), why });
     // The immutable document keeps spans; the editable one drops them.
     let document = match toml_edit::Document::parse(text) {
         Ok(document) => document,
@@ -227,7 +226,9 @@ fn check(path: &Path, text: &str) -> Result<()> {
             for (key, item) in table.iter() {
                 if !KEYS.contains(&key) {
                     let near = near(key, KEYS.into_iter());
-                    let hint = near.first().map_or(format!("the settings are {}", KEYS.join(", ")), |near| format!("did you mean `{near}`?"));
+                    let hint = near
+                        .first()
+                        .map_or(format!("the settings are {}", KEYS.join(", ")), |near| format!("did you mean `{near}`?"));
                     return fail(start(item), format!("`{key}` is not a setting of a profile; {hint}"));
                 }
                 if item.as_str().is_none() {

@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use forebay_shm::{Channel, Frame};
-use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use serde_json::{Value, json};
 
 use crate::api::{self, Event};
@@ -59,10 +59,25 @@ impl Connection {
         })
     }
 
-    /// Sends an event. Returns whether the client is still there.
-    pub fn event(&self, event: &Event) -> bool {
+    /// Sends an event of a job, waiting for a client that reads slowly (a stopped terminal) until the job is cancelled;
+    /// after that, events that would have to wait are dropped. Returns whether the client is still there.
+    pub fn event(&self, event: &Event, cancel: &Cancel) -> bool {
         let header = serde_json::to_vec(event).expect("an event is JSON");
-        self.send(&header, &[], &[])
+        let Some(channel) = &self.channel else { return true };
+        let _turn = self.sending.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            // When a socket is writable, most of its buffer is free, and an event fits.
+            let tick = Timespec { tv_sec: i64::from(cancel.why().is_none()), tv_nsec: 0 };
+            match poll(&mut [PollFd::new(channel, PollFlags::OUT)], Some(&tick)) {
+                Ok(0) if cancel.why().is_some() => return true,
+                Ok(0) | Err(rustix::io::Errno::INTR) => {}
+                Ok(_) => return is_sent(channel.send_parts(&header, &[], &[])),
+                Err(error) => {
+                    tracing::warn!(%error, "could not wait for a client");
+                    return false;
+                }
+            }
+        }
     }
 
     /// Sends the answer to a request. Returns whether the client is still there.
@@ -81,13 +96,7 @@ impl Connection {
     fn send(&self, header: &[u8], blobs: &[&[u8]], fds: &[BorrowedFd<'_>]) -> bool {
         let Some(channel) = &self.channel else { return true };
         let _turn = self.sending.lock().unwrap_or_else(PoisonError::into_inner);
-        match channel.send_parts(header, blobs, fds) {
-            Ok(()) => true,
-            Err(error) => {
-                tracing::debug!(%error, "could not send to a client");
-                false
-            }
-        }
+        is_sent(channel.send_parts(header, blobs, fds))
     }
 
     /// Throws `cancel` if the client goes away before the returned guard is dropped.
@@ -107,6 +116,10 @@ impl Connection {
         let thread = std::thread::Builder::new().name("watch".to_owned()).spawn(wait)?;
         Ok(Watch { end, thread: Some(thread) })
     }
+}
+
+fn is_sent(sent: Result<(), forebay_shm::Error>) -> bool {
+    sent.inspect_err(|error| tracing::debug!(%error, "could not send to a client")).is_ok()
 }
 
 /// Ends the watch when it is dropped.
@@ -145,6 +158,18 @@ mod tests {
         noticed.recv().unwrap();
         drop(watch);
         assert!(connection.receive().is_none());
+    }
+
+    #[test]
+    fn a_client_that_does_not_read_cannot_hold_up_a_cancel() {
+        let (ours, theirs) = Channel::pair().unwrap();
+        while rustix::net::send(&ours, &[0; 4096], rustix::net::SendFlags::DONTWAIT).is_ok() {}
+        let connection = Connection::new(ours);
+        let cancel = Cancel::default();
+        cancel.cancel("it was stopped");
+        assert!(connection.event(&Event::Warning { text: "x".to_owned() }, &cancel));
+        drop(theirs);
+        assert!(!connection.event(&Event::Warning { text: "x".to_owned() }, &cancel));
     }
 
     #[test]

@@ -320,8 +320,12 @@ impl Error {
             Self::DaemonKilled => "nothing of it was merged; run it again".to_owned(),
             Self::NoTable { near, .. } if !near.is_empty() => format!("did you mean {}?", list(near)),
             Self::NoTable { .. } => "list tables with `forebay table list`".to_owned(),
-            Self::TableExists { .. } => "import into it with `forebay table import`, or create it anew with `--replace`".to_owned(),
-            Self::BadPattern { .. } => "a filter is exact text, or a regular expression between `^` and `$`".to_owned(),
+            Self::TableExists { .. } => {
+                "import into it with `forebay table import`, or create it anew with `--replace`".to_owned()
+            }
+            Self::BadPattern { .. } => {
+                "a filter is exact text, or a regular expression that begins with `^`: `^dev-.*$`".to_owned()
+            }
             Self::NotATag { .. } => "list tags with `forebay tag list`".to_owned(),
             Self::ShuttingDown => "repeat the command; it starts a new one".to_owned(),
             _ => return None,
@@ -335,8 +339,7 @@ impl Coded for Error {
         report.causes.extend(self.cause());
         report.hint = self.hint();
         if let Self::Config { path, line: Some(line), .. } = self {
-            report.at =
-                Some(Location { file: path.display().to_string(), line: *line, column: 1, excerpt: None });
+            report.at = Some(Location { file: path.display().to_string(), line: *line, column: 1, excerpt: None });
             report.causes = vec![self.cause().unwrap_or_default()];
         }
         report
@@ -406,9 +409,8 @@ impl api::Error {
     /// Several reports found at the same time: the first one carries the others.
     pub fn all(reports: Vec<Report>) -> Self {
         let mut errors = reports.into_iter().map(Self::from);
-        let mut first = errors
-            .next()
-            .unwrap_or_else(|| Error::Defect { op: "plan".into(), why: "it failed without a reason".into() }.into());
+        let mut first =
+            errors.next().unwrap_or_else(|| Error::Defect { op: "plan".into(), why: "it failed without a reason".into() }.into());
         first.others = errors.collect();
         first
     }
@@ -478,7 +480,10 @@ mod tests {
     fn reports_survive_the_wire() {
         let error = Error::NoBranch { name: "mian".into(), known: vec!["main".into()] };
         let sent = api::Error::from(error);
-        assert_eq!(sent.to_report().to_string(), "error[CTL0015]: could not find the branch `mian`\n\nhint: create it with `forebay branch create mian`, or did you mean `main`?");
+        assert_eq!(
+            sent.to_report().to_string(),
+            "error[CTL0015]: could not find the branch `mian`\n\nhint: create it with `forebay branch create mian`, or did you mean `main`?"
+        );
         let json = serde_json::to_string(&sent).unwrap();
         assert_eq!(serde_json::from_str::<api::Error>(&json).unwrap(), sent);
     }

@@ -1,4 +1,4 @@
-//! Filters of lists: exact text, or a regular expression between `^` and `$`.
+//! Filters of lists: exact text, or a regular expression, which begins with `^` (`^dev`, `^dev-[0-9]+$`).
 
 use crate::error::{Error, Result};
 
@@ -17,7 +17,7 @@ impl Filter {
     /// Reads a filter; no text lets everything pass.
     pub fn new(text: Option<&str>) -> Result<Self> {
         let Some(text) = text else { return Ok(Self::All) };
-        if !(text.starts_with('^') && text.ends_with('$')) {
+        if !text.starts_with('^') {
             return Ok(Self::Exact(text.to_owned()));
         }
         match regex::Regex::new(text) {
@@ -50,6 +50,7 @@ mod tests {
         assert!(exact.passes("ann.") && !exact.passes("annx"));
         let pattern = Filter::new(Some("^ann\\..*$")).unwrap();
         assert!(pattern.passes("ann.x") && !pattern.passes("an.x"));
+        assert!(Filter::new(Some("^ann")).unwrap().passes("anna"));
         assert_eq!(Filter::new(Some("^($")).unwrap_err().report().code.0, "CTL0021");
     }
 }

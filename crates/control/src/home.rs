@@ -211,7 +211,8 @@ mod tests {
 
     #[test]
     fn xdg_folders_without_a_home() {
-        let home = home(&[("HOME", "/u"), ("XDG_CACHE_HOME", "/c"), ("XDG_STATE_HOME", "relative"), ("FOREBAY_CACHE", "/shared")]);
+        let home =
+            home(&[("HOME", "/u"), ("XDG_CACHE_HOME", "/c"), ("XDG_STATE_HOME", "relative"), ("FOREBAY_CACHE", "/shared")]);
         assert_eq!(home.config_file(), Path::new("/u/.config/forebay/config.toml"));
         assert_eq!(home.cache_dir(), Path::new("/shared"));
         assert_eq!(home.run_dir(), Path::new("/u/.local/state/forebay/run"));

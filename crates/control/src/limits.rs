@@ -27,6 +27,12 @@ pub const DAEMON_START_SECONDS_MAX: u64 = 60;
 /// How long the daemon stays without a connection and without a job, unless `FOREBAY_DAEMON_IDLE_SECONDS` says otherwise.
 pub const DAEMON_IDLE_SECONDS: u64 = 900;
 
+/// How long a daemon that ends waits for clients to take their last answers.
+pub const LAST_ANSWERS_SECONDS_MAX: u64 = 5;
+
+/// Files the daemon wants to hold open: every segment of a run is one. The system may allow fewer.
+pub const OPEN_FILES_MAX: u64 = 65_536;
+
 /// Log of the daemon, in bytes; a longer one is set aside as `daemon.log.old` at the next start.
 pub const DAEMON_LOG_BYTES_MAX: u64 = 16 << 20;
 

@@ -67,7 +67,10 @@ fn read(folder: &Path) -> Result<Files> {
             continue;
         }
         if metadata.len() > SOURCE_FILE_BYTES_MAX {
-            return Err(too_large(format!("`{name}` has {} bytes; a source file has at most {SOURCE_FILE_BYTES_MAX}", metadata.len())));
+            return Err(too_large(format!(
+                "`{name}` has {} bytes; a source file has at most {SOURCE_FILE_BYTES_MAX}",
+                metadata.len()
+            )));
         }
         let bytes = std::fs::read(&path).map_err(|error| unreadable(format!("{name}: {error}")))?;
         total += bytes.len() as u64;

@@ -58,7 +58,16 @@ pub(crate) fn run(session: &Session<'_>, run: api::Run) -> Result<RunResult, api
         return detach(session, run, job);
     }
     let _watch = session.connection.watch(job.cancel()).map_err(Error::storage("watch", "the connection"))?;
-    Ok(Attempt { session, run: &run, job: &job }.end().finish(job))
+    Ok(run_job(session, &run, job))
+}
+
+/// Does the work of a job and writes its end down.
+pub(crate) fn run_job(session: &Session<'_>, run: &api::Run, job: JobHandle) -> RunResult {
+    let result = Attempt { session, run, job: &job }.end();
+    let value = serde_json::to_value(&result).expect("a result is JSON");
+    // Only now may others see the end.
+    job.finish(&result.status, result.error.clone(), Some(value));
+    result
 }
 
 fn detach(session: &Session<'_>, run: api::Run, job: JobHandle) -> Result<RunResult, api::Error> {
@@ -67,8 +76,7 @@ fn detach(session: &Session<'_>, run: api::Run, job: JobHandle) -> Result<RunRes
     let work = move || {
         let connection = Connection::none();
         let session = Session { service: &service, lake, author, connection: &connection };
-        let ended = Attempt { session: &session, run: &run, job: &job }.end();
-        ended.finish(job);
+        run_job(&session, &run, job);
     };
     let spawned = std::thread::Builder::new().name("detached".to_owned()).spawn(work);
     spawned.map_err(Error::storage("start a thread of", "/proc/self"))?;
@@ -114,20 +122,6 @@ struct Attempt<'a> {
     job: &'a JobHandle,
 }
 
-/// A run at its end, before its record says so.
-struct Ended {
-    result: RunResult,
-}
-
-impl Ended {
-    /// Writes the record; then others may see the end.
-    fn finish(self, job: JobHandle) -> RunResult {
-        let value = serde_json::to_value(&self.result).expect("a result is JSON");
-        job.finish(&self.result.status, self.result.error.clone(), Some(value));
-        self.result
-    }
-}
-
 /// What stopped a run.
 struct Stopped {
     error: api::Error,
@@ -142,7 +136,7 @@ impl From<api::Error> for Stopped {
 }
 
 impl Attempt<'_> {
-    fn end(&self) -> Ended {
+    fn end(&self) -> RunResult {
         self.session.emit(self.job, &Event::Job { job_id: self.job.id().to_owned() });
         let mut result = empty_result(self.job, jobs::SUCCESS);
         match self.attempt() {
@@ -159,7 +153,7 @@ impl Attempt<'_> {
         }
         // The target as it is now, which is another's work if this run failed.
         result.at = self.session.resolve(&self.run.at).ok().map(crate::refs::wire);
-        Ended { result }
+        result
     }
 
     fn attempt(&self) -> Result<Vec<NodeResult>, Stopped> {
@@ -185,7 +179,8 @@ impl Attempt<'_> {
         let temporary = Temporary::create(self.session, self.job.id(), &at)?;
         let done = self.execute(&planned, preview).and_then(|outcome| {
             let (nodes, written) = self.delivered(outcome)?;
-            self.publish(&planned, &temporary, &at, &written).map_err(|error| Stopped { nodes: nodes.clone(), ..error.into() })?;
+            self.publish(&planned, &temporary, &at, &written)
+                .map_err(|error| Stopped { nodes: nodes.clone(), ..error.into() })?;
             Ok(nodes)
         });
         match done {
@@ -269,7 +264,8 @@ impl Attempt<'_> {
             let is_conflict = error.is_conflict();
             let mut error = told(error);
             if is_conflict {
-                error.hint = Some("another writer was first: run again, it will start from the new state of the branch".to_owned());
+                error.hint =
+                    Some("another writer was first: run again, it will start from the new state of the branch".to_owned());
             }
             error
         })

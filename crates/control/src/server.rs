@@ -6,7 +6,7 @@
 //!
 //! Invariants: only the holder of `daemon.lock` touches the socket file, so a socket left by a killed daemon is
 //! replaced and never a living one; a panic fails the request it happened in and nothing else; before the process
-//! ends every job has ended and every request that came in was answered.
+//! ends every job has ended and every request that came in was answered (unless its client does not read).
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -25,7 +25,7 @@ use crate::client;
 use crate::connection::{Answer, Connection};
 use crate::error::{Error, Result};
 use crate::home::Home;
-use crate::limits::{CONNECTIONS_MAX, DAEMON_IDLE_SECONDS};
+use crate::limits::{CONNECTIONS_MAX, DAEMON_IDLE_SECONDS, LAST_ANSWERS_SECONDS_MAX, OPEN_FILES_MAX};
 use crate::service::Service;
 
 /// Runs the daemon of `home` until it is idle for long enough, or told to end.
@@ -37,6 +37,7 @@ pub fn serve(home: &Home) -> Result<()> {
     let _ = std::env::set_current_dir("/");
     let _lock = lock(home)?;
     log_to_file(home)?;
+    raise_open_files();
     let server = Server::bind(home)?;
     end_on_signals(&server)?;
     // The client that started us reads this line; when there is none, nobody minds.
@@ -68,6 +69,18 @@ fn log_to_file(home: &Home) -> Result<()> {
     // Set already: the process that serves has set up its own.
     let _ = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).with_writer(Mutex::new(file)).try_init();
     Ok(())
+}
+
+/// As many open files as we want, or as the system allows.
+fn raise_open_files() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let wanted = limit.maximum.map_or(OPEN_FILES_MAX, |maximum| maximum.min(OPEN_FILES_MAX));
+    if limit.current.is_some_and(|current| current < wanted)
+        && let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), maximum: limit.maximum })
+    {
+        tracing::warn!(%error, "could not raise the limit of open files");
+    }
 }
 
 fn idle_time() -> Result<Duration> {
@@ -278,10 +291,9 @@ impl State {
     fn finish(&self) {
         self.lock().ending = true;
         self.service.end();
-        let mut open = self.lock();
-        while open.busy > 0 {
-            open = self.changed.wait(open).unwrap_or_else(PoisonError::into_inner);
-        }
+        let patience = Duration::from_secs(LAST_ANSWERS_SECONDS_MAX);
+        let waited = self.changed.wait_timeout_while(self.lock(), patience, |open| open.busy > 0);
+        let (open, _) = waited.unwrap_or_else(PoisonError::into_inner);
         for channel in open.channels.values() {
             channel.shutdown();
         }

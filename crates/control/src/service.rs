@@ -164,18 +164,20 @@ impl Session<'_> {
         match op {
             Op::Run(run) => Answer::of(runs::run(self, run)?),
             Op::Plan(run) => Answer::of(runs::plan(self, &run)?),
-            Op::Query { sql, at, namespace, max_rows } => {
-                queries::query(self, &queries::Query { sql, at, namespace, max_rows })
-            }
+            Op::Query { sql, at, namespace, max_rows } => queries::query(self, &queries::Query { sql, at, namespace, max_rows }),
             Op::TableCreate { name, search_uri, branch, namespace, partitioned_by, replace } => {
                 let create = imports::Create { name, search_uri, branch, namespace, partitioned_by, replace };
                 Answer::of(imports::create(self, &create)?)
             }
-            Op::TableImport {
-                name, search_uri, branch, namespace, continue_on_error, import_duplicate_files, best_effort
-            } => {
+            Op::TableImport { name, search_uri, branch, namespace, continue_on_error, import_duplicate_files, best_effort } => {
                 let import = imports::Import {
-                    name, search_uri, branch, namespace, continue_on_error, import_duplicate_files, best_effort
+                    name,
+                    search_uri,
+                    branch,
+                    namespace,
+                    continue_on_error,
+                    import_duplicate_files,
+                    best_effort,
                 };
                 Answer::of(imports::import(self, &import)?)
             }
@@ -205,9 +207,7 @@ impl Session<'_> {
         match name.parse::<RefSpec>().map_err(Error::from)? {
             RefSpec::Commit { .. } => Err(Error::NotABranch { at: name.to_owned() }.into()),
             spec @ RefSpec::Name(_) => match self.catalog().resolve(&spec) {
-                Ok(found) if found.kind == forebay_catalog::RefKind::Branch => {
-                    Ok((name.parse().map_err(Error::from)?, found))
-                }
+                Ok(found) if found.kind == forebay_catalog::RefKind::Branch => Ok((name.parse().map_err(Error::from)?, found)),
                 Ok(_) => Err(Error::NotABranch { at: name.to_owned() }.into()),
                 Err(forebay_catalog::Error::UnknownRef { .. }) => {
                     let branches = self.catalog().branches().map_err(|error| api::Error::of(&error))?;
@@ -227,7 +227,7 @@ impl Session<'_> {
             Event::Preview { node, text } => job.log(node, "system", text),
             Event::Job { .. } | Event::Plan { .. } | Event::Node(_) => {}
         }
-        if !self.connection.event(event) {
+        if !self.connection.event(event, job.cancel()) {
             job.cancel().cancel("its client went away");
         }
     }

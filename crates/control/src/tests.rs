@@ -172,7 +172,10 @@ fn tables() {
 
     let hint = daemon.try_ask(json!({ "op": "table.get", "name": "nubmers", "ref": "main" })).unwrap_err();
     assert_eq!((hint.code.as_str(), hint.hint.as_deref()), ("CTL0019", Some("did you mean `default.numbers`?")));
-    assert_eq!(daemon.code(json!({ "op": "table.get", "name": "raw.numbers", "ref": "main", "namespace": "default" })), "CTL0023");
+    assert_eq!(
+        daemon.code(json!({ "op": "table.get", "name": "raw.numbers", "ref": "main", "namespace": "default" })),
+        "CTL0023"
+    );
     let create = json!({ "op": "table.create", "name": "numbers", "search_uri": "/none/*.csv", "branch": "main" });
     assert_eq!(daemon.code(create), "CTL0020");
 
@@ -187,8 +190,11 @@ fn tables() {
 fn runs_that_fail_before_a_function_starts() {
     let daemon = Daemon::start();
     let run = |dir: &str, at: &str| daemon.ask(json!({ "op": "run", "project_dir": dir, "ref": at }));
-    let project = daemon.project("m.py", "import forebay\n\n@forebay.model()\ndef m(x=forebay.Model('nothing')):\n    return x\n");
-    for (dir, at, code) in [("/nowhere", "main", "CTL0011"), (project.as_str(), "mian", "CTL0015"), (project.as_str(), "main", "PLN0018")] {
+    let project =
+        daemon.project("m.py", "import forebay\n\n@forebay.model()\ndef m(x=forebay.Model('nothing')):\n    return x\n");
+    for (dir, at, code) in
+        [("/nowhere", "main", "CTL0011"), (project.as_str(), "mian", "CTL0015"), (project.as_str(), "main", "PLN0018")]
+    {
         let result = run(dir, at);
         assert_eq!((&result["status"], &result["error"]["code"]), (&json!("FAILED"), &json!(code)));
         let job = daemon.ask(json!({ "op": "job.get", "id": result["job_id"] }));
@@ -205,6 +211,28 @@ fn runs_that_fail_before_a_function_starts() {
     let job = daemon.ask(json!({ "op": "job.stop", "id": detached["job_id"] }));
     assert_ne!(job["status"], "RUNNING");
     assert_eq!(daemon.code(json!({ "op": "plan", "project_dir": project, "ref": "main" })), "PLN0018");
+}
+
+/// The smallest service and session, for what a socket cannot show without a race.
+#[test]
+fn a_cancelled_run_says_so() {
+    let root = tempfile::tempdir().unwrap();
+    let home = Home::at(root.path()).unwrap();
+    home.prepare().unwrap();
+    let service = Arc::new(Service::open(&home).unwrap());
+    let lake = service.lake(&home.default_lake()).unwrap();
+    let connection = crate::connection::Connection::none();
+    let author = Actor { name: "ann".into(), email: String::new() };
+    let session = crate::service::Session { service: &service, lake, author, connection: &connection };
+    let run = serde_json::from_value(json!({ "project_dir": "/p", "ref": "main" })).unwrap();
+    let new = crate::jobs::NewJob { kind: "run", user: "ann", lake: "/l", at: "main" };
+    let job = service.jobs.start(&new).unwrap();
+    job.cancel().cancel("it was stopped");
+    let result = crate::runs::run_job(&session, &run, job);
+    let error = result.error.unwrap();
+    assert_eq!((result.status.as_str(), error.code.as_str()), ("CANCELLED", "CTL0018"));
+    assert_eq!(service.jobs.get(&result.job_id).unwrap().status, "CANCELLED");
+    assert_eq!(result.failed_branch, None);
 }
 
 #[test]

@@ -21,14 +21,8 @@ pub fn of_program(program: &Path, cache: &Path) -> String {
 
 fn hash(program: &Path, cache: &Path) -> std::io::Result<String> {
     let metadata = std::fs::metadata(program)?;
-    let identity = format!(
-        "{}-{}-{}-{}-{}",
-        metadata.dev(),
-        metadata.ino(),
-        metadata.size(),
-        metadata.mtime(),
-        metadata.mtime_nsec()
-    );
+    let identity =
+        format!("{}-{}-{}-{}-{}", metadata.dev(), metadata.ino(), metadata.size(), metadata.mtime(), metadata.mtime_nsec());
     let known = cache.join("programs").join(identity);
     if let Ok(hash) = std::fs::read_to_string(&known)
         && hash.len() == 64
