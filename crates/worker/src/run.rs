@@ -4,6 +4,7 @@
 //! the run belongs to the thread that called [`execute`]; the others only send messages.
 
 use std::collections::HashMap;
+use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -147,7 +148,8 @@ impl<'run> Run<'run> {
             },
             Action::Warm(task) => {
                 let node = node_of(task).expect("environments are not warmable");
-                self.launch(node, scope);
+                // What cannot be started ahead is tried again when it is its turn.
+                let _ = self.launch(node, scope);
             }
             Action::Release(task) => {
                 if let Some(node) = node_of(task) {
@@ -182,7 +184,7 @@ impl<'run> Run<'run> {
     }
 
     /// Starts a node's process on a thread of its own, which then waits for the call.
-    fn launch<'scope>(&mut self, id: NodeId, scope: &'scope Scope<'scope, 'run>) {
+    fn launch<'scope>(&mut self, id: NodeId, scope: &'scope Scope<'scope, 'run>) -> io::Result<()> {
         let node: &'run Node = &self.execution.plan.nodes[id];
         let program = match (&node.work, self.gate_of[id].and_then(|gate| self.ready[gate].clone())) {
             (Work::Python(python), Some(ready)) => Program::Python {
@@ -206,21 +208,15 @@ impl<'run> Run<'run> {
             // The run waits for this message.
             let _ = sender.send(Message::Ended(id, result));
         };
-        match Builder::new().name(format!("node {id}")).spawn_scoped(scope, work) {
-            Ok(_) => drop(self.parked.insert(id, jobs)),
-            Err(error) => {
-                let failure = Failure::Start { node: node.name.clone(), program: "(thread)".into(), source: error };
-                let _ = self.messages.send(Message::Ended(id, Err(failure)));
-            }
-        }
+        Builder::new().name(format!("node {id}")).spawn_scoped(scope, work)?;
+        self.parked.insert(id, jobs);
+        Ok(())
     }
 
     fn start<'scope>(&mut self, id: NodeId, scope: &'scope Scope<'scope, 'run>) {
         let execution = self.execution;
         let node = &execution.plan.nodes[id];
-        if !self.parked.contains_key(&id) {
-            self.launch(id, scope);
-        }
+        let launched = if self.parked.contains_key(&id) { Ok(()) } else { self.launch(id, scope) };
         let inputs: Vec<Arc<Table>> = node
             .inputs
             .iter()
@@ -246,9 +242,15 @@ impl<'run> Run<'run> {
         let messages = inputs.iter().map(|table| Arc::clone(&table.message)).collect();
         self.running.insert(id, Running { since: Instant::now(), segment_id, given });
         (self.events)(WorkerEvent::NodeStarted { node: id });
-        if let Some(jobs) = self.parked.remove(&id) {
-            // A thread that is gone has reported its end.
-            let _ = jobs.send(Job { call, messages, files });
+        match (launched, self.parked.remove(&id)) {
+            (Err(source), _) => {
+                let failure = Failure::Start { node: node.name.clone(), program: "(thread)".into(), source };
+                // The run itself holds the receiver.
+                let _ = self.messages.send(Message::Ended(id, Err(failure)));
+            }
+            // A thread waits for its job until it gets one or the sender is dropped.
+            (Ok(()), Some(jobs)) => drop(jobs.send(Job { call, messages, files })),
+            (Ok(()), None) => unreachable!("a launched process is parked"),
         }
     }
 
