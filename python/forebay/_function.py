@@ -41,7 +41,9 @@ def main() -> NoReturn:
     if os.getpid() != pid:
         os._exit(0)  # A child that the user's function forked came back here; the reply is its parent's.
     _flush()
-    channel.send(json.dumps(reply.header), reply.blobs, reply.fds)
+    # Texts of user code may hold lone surrogates, which are no JSON.
+    header = json.dumps(reply.header, ensure_ascii=False).encode("utf-8", "replace").decode()
+    channel.send(header, reply.blobs, reply.fds)
     _leave()
 
 

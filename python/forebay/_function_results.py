@@ -66,6 +66,8 @@ def write(output: Any, table: Any, preview: str | None) -> Any:
         if code.startswith("RUN"):
             raise Failure(code, message, *causes, hint=hint) from error
         raise
+    except Exception as error:
+        raise _Raised(error) from None  # From the user's own `__arrow_c_stream__`.
 
 
 def truth(result: Any) -> bool:

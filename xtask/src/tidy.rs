@@ -188,7 +188,7 @@ fn error_codes(files: &[File], findings: &mut Vec<String>) -> Result<()> {
         let (source, test) = if is_test {
             ("", file.text.as_str())
         } else if is_source {
-            file.text.split_at(file.text.find("#[cfg(test)]").unwrap_or(file.text.len()))
+            file.text.split_at(file.text.find("#[cfg(test)]\nmod tests {").unwrap_or(file.text.len()))
         } else {
             continue;
         };

@@ -5,6 +5,7 @@ use std::fs::{File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::mpsc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -16,8 +17,8 @@ use crate::{Environment, Error, Tools, uv};
 /// The file that describes a finished environment, inside it.
 const DESCRIPTION: &str = "forebay.json";
 
-/// Pause between two looks at a lock that another process holds; it holds it for seconds.
-const LOCK_PAUSE: Duration = Duration::from_millis(100);
+/// How soon a cancel is noticed while another process makes the same environment.
+const CANCEL_CHECK: Duration = Duration::from_millis(100);
 
 /// Imports the declared packages, which also writes their byte code. Prints `{"package","version","error"}` of the
 /// first that does not import. A package's module is the one named like it, else the first of its modules that imports.
@@ -117,23 +118,25 @@ fn remove_leftovers(folder: &Path, name: &str) -> Result<(), Error> {
     Ok(())
 }
 
+/// Waits for another builder of the same environment, in a thread of its own so that a cancel is noticed.
 fn take_lock(tools: &Tools<'_>, path: &Path) -> Result<File, Error> {
     let file = File::options().create(true).append(true).open(path).map_err(Error::io("open", path))?;
-    let mut told = false;
+    match file.try_lock() {
+        Ok(()) => return Ok(file),
+        Err(TryLockError::WouldBlock) => {}
+        Err(TryLockError::Error(error)) => return Err(Error::io("lock", path)(error)),
+    }
+    tools.watch.progress("waiting for another run that makes the same environment");
+    let (taken, answer) = mpsc::channel();
+    // After a cancel nobody receives: the lock is let go with the file as soon as it is had.
+    std::thread::spawn(move || taken.send(file.lock().map(|()| file)));
     loop {
-        match file.try_lock() {
-            Ok(()) => return Ok(file),
-            Err(TryLockError::WouldBlock) => {}
-            Err(TryLockError::Error(error)) => return Err(Error::io("lock", path)(error)),
+        match answer.recv_timeout(CANCEL_CHECK) {
+            Ok(locked) => return locked.map_err(Error::io("lock", path)),
+            Err(mpsc::RecvTimeoutError::Timeout) if tools.watch.is_cancelled() => return Err(Error::Cancelled),
+            Err(mpsc::RecvTimeoutError::Timeout) => {}
+            Err(mpsc::RecvTimeoutError::Disconnected) => return Err(Error::io("lock", path)(std::io::ErrorKind::Other.into())),
         }
-        if tools.watch.is_cancelled() {
-            return Err(Error::Cancelled);
-        }
-        if !told {
-            tools.watch.progress("waiting for another run that makes the same environment");
-            told = true;
-        }
-        std::thread::sleep(LOCK_PAUSE);
     }
 }
 
