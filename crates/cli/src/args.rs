@@ -14,9 +14,7 @@ pub use lake::{
 };
 #[cfg(test)]
 pub use settings::ProjectFolder;
-pub use settings::{
-    ConfigCommand, ConfigName, DaemonCommand, InitArgs, ParameterCommand, ParameterSetArgs, ParameterType,
-};
+pub use settings::{ConfigCommand, ConfigName, DaemonCommand, InitArgs, ParameterCommand, ParameterSetArgs, ParameterType};
 pub use work::{JobCommand, JobListArgs, PlanArgs, QueryArgs, RunArgs};
 
 /// The whole command line.

@@ -142,8 +142,12 @@ impl Error {
                 format!("its parameters are {}", names.join(", "))
             }
             Self::UnknownForm { .. } => "end it in `.arrow`, `.csv`, `.json`, `.jsonl` or `.parquet`".to_owned(),
-            Self::NoCsvForm { .. } => "write `.parquet`, `.arrow`, `.json` or `.jsonl`, or cast the column in the query".to_owned(),
-            Self::Answer { .. } => "restart the background process with `forebay daemon stop`; the next command starts it".to_owned(),
+            Self::NoCsvForm { .. } => {
+                "write `.parquet`, `.arrow`, `.json` or `.jsonl`, or cast the column in the query".to_owned()
+            }
+            Self::Answer { .. } => {
+                "restart the background process with `forebay daemon stop`; the next command starts it".to_owned()
+            }
             Self::BadParameter { .. } | Self::File { .. } | Self::Signals { .. } => return None,
         })
     }

@@ -33,8 +33,9 @@ pub fn on_interrupt(first: impl FnOnce() + Send + 'static) -> Result<()> {
             std::process::exit(Exit::Failed.code().into());
         });
     };
-    let spawned = std::thread::Builder::new().name("ctrl-c".to_owned()).spawn(wait).and_then(|_| {
-        is_armed.recv().unwrap_or_else(|_| Err(std::io::Error::other("the thread ended early")))
-    });
+    let spawned = std::thread::Builder::new()
+        .name("ctrl-c".to_owned())
+        .spawn(wait)
+        .and_then(|_| is_armed.recv().unwrap_or_else(|_| Err(std::io::Error::other("the thread ended early"))));
     spawned.map_err(|source| Error::Signals { source }.into())
 }

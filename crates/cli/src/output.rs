@@ -53,12 +53,6 @@ impl Output {
         self.format == OutputFormat::Json
     }
 
-    /// Whether talk is wanted at all.
-    #[must_use]
-    pub fn is_quiet(&self) -> bool {
-        self.quiet
-    }
-
     /// Whether more talk is wanted.
     #[must_use]
     pub fn is_verbose(&self) -> bool {

@@ -35,7 +35,10 @@ pub enum BranchCommand {
         if_not_exists: bool,
     },
     /// Remove a branch
-    #[command(visible_alias = "delete", after_help = "Examples:\n  forebay branch rm try-it\n  forebay branch rm try-it --if-exists")]
+    #[command(
+        visible_alias = "delete",
+        after_help = "Examples:\n  forebay branch rm try-it\n  forebay branch rm try-it --if-exists"
+    )]
     Rm {
         /// Name of the branch
         name: String,
@@ -230,7 +233,11 @@ pub enum NamespaceCommand {
         words: Words,
     },
     /// Remove an empty namespace
-    #[command(visible_alias = "delete", visible_alias = "drop", after_help = "Examples:\n  forebay namespace rm staging -b try-it")]
+    #[command(
+        visible_alias = "delete",
+        visible_alias = "drop",
+        after_help = "Examples:\n  forebay namespace rm staging -b try-it"
+    )]
     Rm {
         /// Its name
         name: String,
@@ -250,7 +257,10 @@ pub enum NamespaceCommand {
 #[derive(Debug, Subcommand)]
 pub enum TableCommand {
     /// List tables
-    #[command(visible_alias = "list", after_help = "Examples:\n  forebay table ls\n  forebay table ls -n default -r main --name '^fl'")]
+    #[command(
+        visible_alias = "list",
+        after_help = "Examples:\n  forebay table ls\n  forebay table ls -n default -r main --name '^fl'"
+    )]
     Ls {
         /// Only this table, or the ones that match `^regex$`
         #[arg(long)]

@@ -29,7 +29,10 @@ pub struct ProjectFolder {
 #[derive(Debug, Subcommand)]
 pub enum ParameterCommand {
     /// List the parameters of a project
-    #[command(visible_alias = "list", after_help = "Examples:\n  forebay parameter ls\n  forebay parameter ls -p examples/flights -o json")]
+    #[command(
+        visible_alias = "list",
+        after_help = "Examples:\n  forebay parameter ls\n  forebay parameter ls -p examples/flights -o json"
+    )]
     Ls(ProjectFolder),
     /// Add a parameter, or change one
     Set(ParameterSetArgs),
@@ -166,7 +169,9 @@ impl ConfigName {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Subcommand)]
 pub enum DaemonCommand {
     /// Start the background process, if it is not running
-    #[command(after_help = "Examples:\n  forebay daemon start\n  forebay daemon start -o json\n\nOther commands start it themselves.")]
+    #[command(
+        after_help = "Examples:\n  forebay daemon start\n  forebay daemon start -o json\n\nOther commands start it themselves."
+    )]
     Start,
     /// Be the background process, in the foreground
     #[command(after_help = "Examples:\n  forebay daemon serve")]

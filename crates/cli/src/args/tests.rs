@@ -190,7 +190,9 @@ fn parameters_are_split_at_the_first_equals_sign() {
 
 #[test]
 fn global_options_stand_anywhere() {
-    for line in ["forebay -o json -P dev branch ls", "forebay branch ls -O json -P dev", "forebay branch --output json ls --profile dev"] {
+    for line in
+        ["forebay -o json -P dev branch ls", "forebay branch ls -O json -P dev", "forebay branch --output json ls --profile dev"]
+    {
         let global = parse(line).unwrap().global;
         assert_eq!(global.output, OutputFormat::Json, "{line}");
         assert_eq!(global.profile.as_deref(), Some("dev"), "{line}");
@@ -214,7 +216,12 @@ fn what_cannot_be_meant_is_refused_with_a_suggestion() {
     ] {
         assert!(parse(line).is_err(), "{line}");
     }
-    for line in ["forebay parameter set x -3", "forebay query -f -", "forebay table create t --from x.csv", "forebay commit --pretty fuller"] {
+    for line in [
+        "forebay parameter set x -3",
+        "forebay query -f -",
+        "forebay table create t --from x.csv",
+        "forebay commit --pretty fuller",
+    ] {
         parse(line).unwrap();
     }
 }

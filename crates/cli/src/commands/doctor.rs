@@ -93,7 +93,9 @@ fn line(style: Style, check: &Check) -> String {
 
 fn told(failure: Failure) -> String {
     match failure {
-        Failure::Error(error) => error.causes.first().map_or_else(|| error.message.clone(), |cause| format!("{}: {cause}", error.message)),
+        Failure::Error(error) => {
+            error.causes.first().map_or_else(|| error.message.clone(), |cause| format!("{}: {cause}", error.message))
+        }
         Failure::StdoutClosed => "stdout is closed".to_owned(),
     }
 }
@@ -107,7 +109,12 @@ fn shared_memory() -> Check {
     };
     match try_it() {
         Ok(()) => Check::ok("shared memory", "memory files can be made and sealed"),
-        Err(error) => Check::off("shared memory", State::Failed, format!("memory files cannot be sealed: {error}"), "use Linux 3.17 or newer"),
+        Err(error) => Check::off(
+            "shared memory",
+            State::Failed,
+            format!("memory files cannot be sealed: {error}"),
+            "use Linux 3.17 or newer",
+        ),
     }
 }
 
@@ -239,7 +246,10 @@ mod tests {
     #[test]
     fn checks_read_in_lines() {
         let off = Check::off("uv", State::Failed, "not found", "install it");
-        assert_eq!(line(Style::PLAIN, &off), "failed   uv                  not found\n                             fix: install it");
+        assert_eq!(
+            line(Style::PLAIN, &off),
+            "failed   uv                  not found\n                             fix: install it"
+        );
         assert_eq!(object(&Check::ok("lake", "x")), json!({"name": "lake", "status": "ok", "found": "x", "fix": null}));
     }
 

@@ -7,11 +7,11 @@ use serde_json::{Value, json};
 use crate::args::{JobCommand, JobListArgs};
 use crate::context::{Context, Session};
 use crate::error::{Error, Result};
+use crate::render::errors;
 use crate::render::run::{log, name_width};
 use crate::render::style::Style;
 use crate::render::table::{columns, pairs};
 use crate::render::text::{duration, seconds_between, time};
-use crate::render::errors;
 
 pub fn run(context: &Context, command: JobCommand) -> Result<()> {
     let mut session = context.session()?;
@@ -100,7 +100,8 @@ fn logs(context: &Context, session: &mut Session, id: String) -> Result<()> {
     if context.out.is_json() {
         return context.out.stream(|out| lines.iter().try_for_each(|line| writeln!(out, "{line}")));
     }
-    let lines: Vec<Line> = serde_json::from_value(Value::Array(lines)).map_err(|error| Error::Answer { why: error.to_string() })?;
+    let lines: Vec<Line> =
+        serde_json::from_value(Value::Array(lines)).map_err(|error| Error::Answer { why: error.to_string() })?;
     let width = name_width(lines.iter().map(|line| line.node.as_str()));
     let style = context.out.data_style;
     context.out.stream(|out| {

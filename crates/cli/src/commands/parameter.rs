@@ -171,7 +171,8 @@ fn remove(document: &mut DocumentMut, name: &str) -> Result<(), ParameterError> 
 fn change(document: &mut DocumentMut, args: &ParameterSetArgs, value: Option<&str>) -> Result<(), ParameterError> {
     let bad = |why: &str| ParameterError::Bad { name: args.name.clone(), why: why.to_owned() };
     let mut characters = args.name.chars();
-    let is_name = characters.next().is_some_and(|c| c.is_alphabetic() || c == '_') && characters.all(|c| c.is_alphanumeric() || c == '_');
+    let is_name =
+        characters.next().is_some_and(|c| c.is_alphabetic() || c == '_') && characters.all(|c| c.is_alphanumeric() || c == '_');
     if !is_name {
         return Err(bad("a parameter's name is a Python identifier"));
     }
@@ -295,8 +296,7 @@ mod tests {
     fn edits_keep_the_rest() {
         let text = "[project]\nname = \"x\" # mine\n\n[parameters.p] # here\ntype = \"int\"\ndefault = 1 # old\n\n[python]\nversion = \"3.11\"\n";
         let more = ParameterSetArgs { required: true, description: Some("what".into()), ..args("p") };
-        let expected = text
-            .replace("default = 1 # old\n", "default = 2 # old\nrequired = true\ndescription = \"what\"\n");
+        let expected = text.replace("default = 1 # old\n", "default = 2 # old\nrequired = true\ndescription = \"what\"\n");
         assert_eq!(changed(text, &more, Some("2")).unwrap(), expected);
         let back = ParameterSetArgs { optional: true, ..args("p") };
         assert!(!changed(&expected, &back, None).unwrap().contains("required"));
@@ -324,7 +324,8 @@ mod tests {
     fn files_are_found_and_kept_whole() {
         let folder = tempfile::tempdir().unwrap();
         let project_dir = folder.path().to_owned();
-        let ls = |project_dir: &Path| run(&context(), ParameterCommand::Ls(ProjectFolder { project_dir: project_dir.to_owned() }));
+        let ls =
+            |project_dir: &Path| run(&context(), ParameterCommand::Ls(ProjectFolder { project_dir: project_dir.to_owned() }));
         assert_eq!(error_code(ls(&project_dir)), "CLI0002");
         let path = project_dir.join(PROJECT_FILE);
         std::fs::write(&path, "[project]\nname = \"x\"\n").unwrap();

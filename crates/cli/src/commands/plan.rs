@@ -23,10 +23,8 @@ pub fn run(context: &Context, args: PlanArgs) -> Result<()> {
 /// The request of a plan, which is also the start of a run's.
 pub fn request(args: &PlanArgs, at: String) -> Result<Run> {
     let folder = std::path::absolute(&args.project_dir).map_err(|error| Error::file("find", &args.project_dir, &error))?;
-    let project_dir = folder
-        .into_os_string()
-        .into_string()
-        .map_err(|folder| Error::file("use", folder, &"its name is not UTF-8 text"))?;
+    let project_dir =
+        folder.into_os_string().into_string().map_err(|folder| Error::file("use", folder, &"its name is not UTF-8 text"))?;
     Ok(Run {
         project_dir,
         at,

@@ -49,7 +49,10 @@ pub fn run(context: &Context, args: QueryArgs) -> Result<()> {
             }
         }
         _ if context.out.is_json() => print_json(context, &result, &batches)?,
-        _ => print(context, &schema, &batches, args.no_trunc, more)?,
+        _ => {
+            print(context, &schema, &batches, args.no_trunc)?;
+            context.out.talk(&remark(count, more));
+        }
     }
     Ok(())
 }
@@ -104,17 +107,19 @@ impl Limit {
     }
 }
 
-fn print(context: &Context, schema: &SchemaRef, batches: &[RecordBatch], whole_cells: bool, more: bool) -> Result<()> {
+fn print(context: &Context, schema: &SchemaRef, batches: &[RecordBatch], whole_cells: bool) -> Result<()> {
     let cells = (!whole_cells).then_some(rows::CELL_CHARACTERS_MAX);
     let text = rows::table(schema, batches, cells).map_err(|error| unreadable(&error))?;
-    context.out.data(&text)?;
-    if batches.is_empty() {
-        context.out.talk("No results");
+    context.out.data(&text)
+}
+
+/// What the printed rows do not say of themselves.
+fn remark(count: u64, more: bool) -> String {
+    match (count, more) {
+        (0, _) => "No results".to_owned(),
+        (_, true) => format!("the first {}; `--all-rows` or `--max-rows N` shows more", counted(count, "row")),
+        (_, false) => counted(count, "row"),
     }
-    if more {
-        context.out.talk(&format!("the first {PRINTED_ROWS_MAX} rows; `--all-rows` or `--max-rows N` shows more"));
-    }
-    Ok(())
 }
 
 fn print_json(context: &Context, result: &QueryResult, batches: &[RecordBatch]) -> Result<()> {
@@ -190,9 +195,7 @@ fn check_csv(schema: &SchemaRef) -> Result<(), Error> {
         let kind = field.data_type();
         kind.is_nested() || matches!(kind, DataType::Binary | DataType::LargeBinary | DataType::BinaryView)
     });
-    nested.map_or(Ok(()), |field| {
-        Err(Error::NoCsvForm { column: field.name().clone(), kind: rows::kind(field.data_type()) })
-    })
+    nested.map_or(Ok(()), |field| Err(Error::NoCsvForm { column: field.name().clone(), kind: rows::kind(field.data_type()) }))
 }
 
 fn encode(mut out: BufWriter<File>, form: Form, schema: &SchemaRef, batches: &[RecordBatch]) -> Result<(), ArrowError> {
@@ -250,6 +253,13 @@ mod tests {
         assert_eq!(ten.len(), 1);
         ten.push(ten[0].slice(0, 1));
         assert!(limit.cut(&mut ten));
+    }
+
+    #[test]
+    fn remarks() {
+        assert_eq!(remark(0, false), "No results");
+        assert_eq!(remark(1, false), "1 row");
+        assert_eq!(remark(10, true), "the first 10 rows; `--all-rows` or `--max-rows N` shows more");
     }
 
     #[test]

@@ -52,7 +52,8 @@ mod tests {
     #[test]
     fn the_users_traceback_comes_first() {
         let mut raised = simple("RUN0001", "model `delays` raised `ValueError`");
-        raised.traceback = Some("Traceback (most recent call last):\n  File \"models.py\", line 3, in delays\nValueError: no\n".into());
+        raised.traceback =
+            Some("Traceback (most recent call last):\n  File \"models.py\", line 3, in delays\nValueError: no\n".into());
         raised.hint = Some("the run's branch is kept".into());
         assert_eq!(
             error(Style::PLAIN, &raised),
@@ -79,9 +80,11 @@ mod tests {
             .with_hint("look: there")
             .into();
         let coloured = error(Style { colour: true }, &located);
-        let stripped = coloured.split("\x1b[").map(|part| part.split_once('m').filter(|_| true).map_or(part, |(code, rest)| {
-            if code.chars().all(|c| c.is_ascii_digit() || c == ';') { rest } else { part }
-        }));
+        let stripped = coloured.split("\x1b[").map(|part| {
+            part.split_once('m')
+                .filter(|_| true)
+                .map_or(part, |(code, rest)| if code.chars().all(|c| c.is_ascii_digit() || c == ';') { rest } else { part })
+        });
         assert_eq!(stripped.collect::<String>(), error(Style::PLAIN, &located));
     }
 }

@@ -3,17 +3,18 @@
 //! ```text
 //! done       scan:default.flights    336,776 rows    24.1 MB    0.31 s     printed once, above
 //! late       | 12 rows look odd                                            user code, live, above
-//! ⠹ running  late     1.2 s                                                one line per running node, redrawn
+//! ⠹ running  late     1.20 s                                               one line per running node, redrawn
 //! ```
 
 use std::collections::HashMap;
 use std::time::Duration;
 
 use forebay_control::api::{Event, NodeResult};
-use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressState, ProgressStyle};
 
 use super::run;
 use super::style::Style;
+use super::text::duration;
 use crate::output::Output;
 
 /// How often a running line is redrawn.
@@ -43,7 +44,9 @@ impl Progress {
             Event::Job { .. } => {}
             Event::Plan { nodes, drawing } => {
                 self.width = run::name_width(nodes.iter().map(|node| node.name.as_str()));
-                if !drawing.trim().is_empty() {
+                // In a log the lines below say the same, and they say when.
+                let is_wanted = self.screen.is_some() || self.out.is_verbose();
+                if is_wanted && !drawing.trim().is_empty() {
                     self.say(&format!("{}\n", drawing.trim_end()));
                 }
             }
@@ -86,8 +89,12 @@ impl Progress {
             return;
         }
         let bar = screen.add(ProgressBar::new_spinner());
-        let template = "{spinner} running  {msg}  {elapsed}";
-        bar.set_style(ProgressStyle::with_template(template).expect("the template is a constant that parses"));
+        let style =
+            ProgressStyle::with_template("{spinner} running  {msg}  {took}").expect("the template is a constant that parses");
+        bar.set_style(style.with_key("took", |state: &ProgressState, out: &mut dyn std::fmt::Write| {
+            // Text is all that `out` takes, and it takes all of it.
+            let _ = out.write_str(&duration(state.elapsed().as_secs_f64()));
+        }));
         bar.set_message(format!("{:width$}", node.name, width = self.width));
         bar.enable_steady_tick(Duration::from_millis(REDRAW_MILLIS));
         self.running.insert(node.name.clone(), bar);

@@ -98,7 +98,10 @@ mod tests {
 
     fn batch() -> RecordBatch {
         let columns: Vec<(&str, ArrayRef)> = vec![
-            ("name", Arc::new(StringViewArray::from(vec![Some("a\nb"), None, Some("a rather long string with forty characters")]))),
+            (
+                "name",
+                Arc::new(StringViewArray::from(vec![Some("a\nb"), None, Some("a rather long string with forty characters")])),
+            ),
             ("n", Arc::new(Int64Array::from(vec![Some(1), None, Some(-3)]))),
             ("x", Arc::new(Float64Array::from(vec![Some(0.5), Some(f64::NAN), None]))),
             ("ok", Arc::new(BooleanArray::from(vec![Some(true), Some(false), None]))),

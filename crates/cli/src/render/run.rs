@@ -92,8 +92,8 @@ pub fn ending(style: Style, ending: Ending<'_>, result: &RunResult) -> String {
             let mut text = format!("{word}: {} is as it was ({time}; job {})", branch(style, ending.target), result.job_id);
             if let Some(kept) = &result.failed_branch {
                 text.push_str(&format!(
-                    "\nwhat the run had written is kept on branch `{kept}`: look with `forebay branch get {kept}`, \
-                     remove it with `forebay branch rm {kept}`"
+                    "\nwhat the run had written is kept on branch `{kept}`\n  look at it:  forebay branch get {kept}\n  \
+                     remove it:   forebay branch rm {kept}"
                 ));
             }
             text
@@ -154,7 +154,7 @@ mod tests {
             node(Style::PLAIN, width, &NodeResult { name: "x".into(), status: "skipped".into(), ..NodeResult::default() }),
         ];
         assert_eq!(lines[0], "done       flights           336,776 rows   24.1 MB    0.31 s");
-        assert_eq!(lines[1], "done       late_flights                                 0.31 s");
+        assert_eq!(lines[1], "done       late_flights                                0.31 s");
         assert_eq!(lines[2], "skipped    x");
     }
 
@@ -181,8 +181,8 @@ mod tests {
         failed.failed_branch = Some("ann.tmp".into());
         assert_eq!(
             ending(Style::PLAIN, end, &failed),
-            "failed: `main` is as it was (2.31 s; job j1)\nwhat the run had written is kept on branch `ann.tmp`: look with \
-             `forebay branch get ann.tmp`, remove it with `forebay branch rm ann.tmp`"
+            "failed: `main` is as it was (2.31 s; job j1)\nwhat the run had written is kept on branch `ann.tmp`\n  \
+             look at it:  forebay branch get ann.tmp\n  remove it:   forebay branch rm ann.tmp"
         );
         assert_eq!(ending(Style::PLAIN, end, &result("CANCELLED")), "cancelled: `main` is as it was (2.31 s; job j1)");
         assert!(ending(Style::PLAIN, end, &result("RUNNING")).contains("`forebay job stop j1`"));

@@ -31,7 +31,8 @@ pub fn columns(style: Style, headings: &[&str], right: &[&str], rows: &[Vec<Stri
 #[must_use]
 pub fn pairs(style: Style, pairs: &[(&str, String)]) -> String {
     let width = pairs.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
-    let line = |(name, value): &(&str, String)| format!("{}  {value}", style.faint(&format!("{name:width$}"))).trim_end().to_owned();
+    let line =
+        |(name, value): &(&str, String)| format!("{}  {value}", style.faint(&format!("{name:width$}"))).trim_end().to_owned();
     pairs.iter().map(line).collect::<Vec<_>>().join("\n")
 }
 
@@ -82,7 +83,8 @@ mod tests {
 
     #[test]
     fn pairs_line_up() {
-        let text = pairs(Style::PLAIN, &[("lake", "file:///x".into()), ("active branch", "main".into()), ("none", String::new())]);
+        let text =
+            pairs(Style::PLAIN, &[("lake", "file:///x".into()), ("active branch", "main".into()), ("none", String::new())]);
         assert_eq!(text, "lake           file:///x\nactive branch  main\nnone");
     }
 
