@@ -4,21 +4,22 @@
 //! manifests, then the list, then the metadata file, each durable before the next names it. Nothing refers to the
 //! new metadata until the caller puts its location into the catalog, so a crash leaves unused files, no damage.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use iceberg::io::FileIO;
 use iceberg::spec::{
     DataFile, MAIN_BRANCH, ManifestContentType, ManifestEntryRef, ManifestFile, ManifestListWriter, ManifestMetadata,
-    ManifestWriter, ManifestWriterBuilder, Operation, Snapshot, SnapshotReference, SnapshotRetention, SnapshotSummaryCollector,
-    Summary, TableMetadata, TableMetadataBuilder,
+    ManifestWriter, ManifestWriterBuilder, Operation, Snapshot, SnapshotReference, SnapshotRetention, Summary, TableMetadata,
+    TableMetadataBuilder,
 };
 use uuid::Uuid;
 
 use crate::error::{Error, Result};
 use crate::files::text;
 use crate::storage;
+use crate::summary::Counts;
 use crate::table::{Table, sequence};
 
 /// Metadata about to change: the builder with schema, spec and properties put in, and what it builds without a
@@ -80,7 +81,7 @@ impl Staged {
             folder: folder.clone(),
             snapshot_id,
             staged: &self,
-            summary: SnapshotSummaryCollector::default(),
+            counts: Counts::default(),
             manifests: Vec::new(),
         };
         let snapshot = writer.write(change).await?;
@@ -114,7 +115,7 @@ struct SnapshotWriter<'a> {
     folder: PathBuf,
     snapshot_id: i64,
     staged: &'a Staged,
-    summary: SnapshotSummaryCollector,
+    counts: Counts,
     manifests: Vec<ManifestFile>,
 }
 
@@ -133,8 +134,7 @@ impl SnapshotWriter<'_> {
         list.add_manifests(self.manifests.into_iter()).map_err(failed)?;
         list.close().await.map_err(failed)?;
         storage::sync(&path)?;
-        let mut properties = self.summary.build();
-        add_totals(&mut properties, parent.map(|parent| &parent.summary().additional_properties));
+        let properties = self.counts.summary(parent.map(|parent| &parent.summary().additional_properties));
         let now = chrono::Utc::now().timestamp_millis();
         Ok(Snapshot::builder()
             .with_snapshot_id(self.snapshot_id)
@@ -194,17 +194,17 @@ impl SnapshotWriter<'_> {
         goes: &impl Fn(&str) -> bool,
     ) -> Result<()> {
         let (schema, spec) = (Arc::clone(old.schema()), old.partition_spec().clone());
-        let builder = self.manifest(Arc::clone(&schema), spec.clone())?;
+        let spec_id = spec.spec_id();
+        let builder = self.manifest(schema, spec)?;
         let (mut writer, file) = match content {
             ManifestContentType::Data => (builder.0.build_v2_data(), builder.1),
             ManifestContentType::Deletes => (builder.0.build_v2_deletes(), builder.1),
         };
-        let spec = Arc::new(spec);
         for entry in live {
             let file = entry.data_file().clone();
             let sequence = sequence(entry, path)?;
             let result = if goes(entry.file_path()) {
-                self.summary.remove_file(&file, Arc::clone(&schema), Arc::clone(&spec));
+                self.counts.remove(&file, spec_id);
                 writer.add_delete_file(file, sequence, entry.file_sequence_number)
             } else {
                 let snapshot = entry.snapshot_id().unwrap_or(self.snapshot_id);
@@ -221,12 +221,12 @@ impl SnapshotWriter<'_> {
             return Ok(());
         }
         let metadata = &self.staged.metadata;
-        let schema = Arc::clone(metadata.current_schema());
-        let spec = Arc::clone(metadata.default_partition_spec());
-        let (builder, path) = self.manifest(Arc::clone(&schema), spec.as_ref().clone())?;
+        let spec = metadata.default_partition_spec().as_ref().clone();
+        let spec_id = spec.spec_id();
+        let (builder, path) = self.manifest(Arc::clone(metadata.current_schema()), spec)?;
         let mut writer = builder.build_v2_data();
         for file in files {
-            self.summary.add_file(&file, Arc::clone(&schema), Arc::clone(&spec));
+            self.counts.add(&file, spec_id);
             // A negative sequence number is written as null: the entry inherits the snapshot's.
             writer.add_file(file, -1).map_err(Error::internal("write a manifest"))?;
         }
@@ -248,31 +248,6 @@ impl SnapshotWriter<'_> {
         storage::sync(path)?;
         self.manifests.push(manifest);
         Ok(())
-    }
-}
-
-/// `total-x` = the parent's + added − removed. A total the parent lacks stays out: other engines leave some out.
-fn add_totals(summary: &mut HashMap<String, String>, parent: Option<&HashMap<String, String>>) {
-    for (total, added, removed) in [
-        ("total-data-files", "added-data-files", "deleted-data-files"),
-        ("total-delete-files", "added-delete-files", "removed-delete-files"),
-        ("total-records", "added-records", "deleted-records"),
-        ("total-files-size", "added-files-size", "removed-files-size"),
-        ("total-position-deletes", "added-position-deletes", "removed-position-deletes"),
-        ("total-equality-deletes", "added-equality-deletes", "removed-equality-deletes"),
-    ] {
-        let number = |map: &HashMap<String, String>, key: &str| map.get(key).map_or(Some(0), |text| text.parse().ok());
-        let before: Option<u64> = match parent {
-            None => Some(0),
-            Some(parent) => parent.get(total).and_then(|text| text.parse().ok()),
-        };
-        let sum = || {
-            let (added, removed): (u64, u64) = (number(summary, added)?, number(summary, removed)?);
-            before?.checked_add(added)?.checked_sub(removed)
-        };
-        if let Some(sum) = sum() {
-            summary.insert(total.to_owned(), sum.to_string());
-        }
     }
 }
 

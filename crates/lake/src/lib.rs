@@ -26,11 +26,13 @@ mod metrics;
 mod overwrite;
 mod partition;
 mod predicate;
+mod rows;
 mod scan;
 mod schema;
 mod source;
 mod statistics;
 mod storage;
+mod summary;
 mod table;
 mod write;
 

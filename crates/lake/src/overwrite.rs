@@ -12,6 +12,7 @@ use iceberg::spec::DataContentType;
 
 use crate::error::{Error, Result};
 use crate::predicate::{Filter, Keep};
+use crate::rows::Rows;
 use crate::scan::{Plan, read_blocking};
 use crate::statistics;
 use crate::table::{LiveFile, LiveFiles, Table};
@@ -20,9 +21,8 @@ use crate::table::{LiveFile, LiveFiles, Table};
 pub(crate) struct Cut {
     /// Files that go.
     pub dropped: HashSet<String>,
-    /// Rows of dropped files that stay, and their schema.
-    pub kept: Vec<RecordBatch>,
-    pub schema: SchemaRef,
+    /// Rows of dropped files that stay.
+    pub kept: Rows,
 }
 
 /// Finds what goes.
@@ -32,7 +32,7 @@ pub(crate) async fn cut(base: &Table, filter: &str) -> Result<Cut> {
     let parsed = Filter::parse(filter, &clean)?;
     check_columns(base, &parsed, &clean, filter)?;
     let Some(snapshot) = base.metadata.current_snapshot() else {
-        return Ok(Cut { dropped: HashSet::new(), kept: Vec::new(), schema: clean });
+        return Ok(Cut { dropped: HashSet::new(), kept: Rows { schema: clean, batches: Vec::new() } });
     };
     let live = base.live_files(snapshot).await?;
     let negated = Filter::parse_negated(filter, &clean)?;
@@ -61,7 +61,7 @@ pub(crate) async fn cut(base: &Table, filter: &str) -> Result<Cut> {
         }
     }
     drop_their_deletes(&live, &mut dropped);
-    Ok(Cut { dropped, kept, schema: clean })
+    Ok(Cut { dropped, kept: Rows { schema: clean, batches: kept } })
 }
 
 fn check_columns(base: &Table, filter: &Filter, clean: &SchemaRef, text: &str) -> Result<()> {

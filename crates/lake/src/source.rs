@@ -75,7 +75,8 @@ fn find(uri: &str) -> Result<Vec<SourceFile>> {
     if path.is_dir() {
         walk(&path, &mut found)?;
     } else if text(&path).contains(['*', '?', '[']) {
-        let matches = glob::glob(&text(&path)).map_err(|error| nothing(&error.to_string()))?;
+        let options = glob::MatchOptions { require_literal_leading_dot: true, ..glob::MatchOptions::new() };
+        let matches = glob::glob_with(&text(&path), options).map_err(|error| nothing(&error.to_string()))?;
         for path in matches {
             let path = path.map_err(|error| nothing(&error.to_string()))?;
             if path.is_dir() {

@@ -16,19 +16,19 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, RecordBatch, RecordBatchOptions, new_null_array};
-use arrow::datatypes::{DataType, SchemaRef};
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
 use forebay_types::PartitionField;
-use iceberg::arrow::schema_to_arrow_schema;
 use iceberg::spec::{DataFile, FormatVersion, Operation, Schema, SortOrder, TableMetadata, TableMetadataBuilder};
 use uuid::Uuid;
 
 use crate::commit::{Change, Drop, Staged};
-use crate::conform::conform;
 use crate::error::{Error, Result, nearest};
+use crate::predicate::Filter;
+use crate::rows::{self, Rows};
 use crate::schema::{self, TYPES_PROPERTY};
 use crate::table::Table;
-use crate::{files, overwrite, partition, storage};
+use crate::{overwrite, partition, storage};
 
 /// What to write where.
 #[derive(Debug, Clone)]
@@ -93,62 +93,37 @@ pub async fn create(
 /// If schema or values do not fit (see the variants of [`Error`]), or the disk refuses.
 pub async fn write(request: WriteRequest, schema: SchemaRef, batches: Vec<RecordBatch>) -> Result<Written> {
     schema::check_columns(&schema)?;
-    let rows = batches.iter().map(|batch| batch.num_rows() as u64).sum();
-    let base = match &request.base {
-        Some(base) => Some(Table::open(base).await?),
-        None => None,
-    };
-    let Some(base) = base else {
+    let given = batches.iter().map(|batch| batch.num_rows() as u64).sum();
+    let new = Rows { schema: Arc::clone(&schema), batches };
+    let Some(base) = &request.base else {
         let iceberg = schema::to_iceberg(&schema)?;
+        if let Mode::Overwrite { filter } = &request.mode {
+            Filter::parse(filter, &schema::clean_schema(&iceberg, &schema::notes(&schema, &iceberg)))?;
+        }
         let staged = fresh(&request.location, &schema, iceberg, &request.partition_by, &request.properties)?;
-        return add(staged, &schema, batches, Drop::Nothing, rows).await;
+        return finish(staged, vec![new], Drop::Nothing, given).await;
     };
+    let base = Table::open(base).await?;
     base.check_writable()?;
-    match request.mode.clone() {
-        Mode::Replace => {
-            let staged = replaced(base, &request, &schema)?;
-            add(staged, &schema, batches, Drop::Everything, rows).await
-        }
-        Mode::Append => {
-            check_partitions(&base, &request.partition_by)?;
-            let location = base.location.clone();
-            let staged = kept(base, &request.properties)?;
-            if rows == 0 && request.properties.is_empty() {
-                append_columns(&staged.metadata, &schema)?;
-                return Ok(Written { metadata_location: location, rows, file_bytes: 0, files: 0 });
-            }
-            append_columns(&staged.metadata, &schema)?;
-            add(staged, &schema, batches, Drop::Nothing, rows).await
-        }
-        Mode::Overwrite { filter } => {
-            check_partitions(&base, &request.partition_by)?;
-            append_columns(&base.metadata, &schema)?;
-            let cut = overwrite::cut(&base, &filter).await?;
-            let staged = kept(base, &request.properties)?;
-            let mut groups = split(&staged, &cut.schema, cut.kept)?;
-            groups.extend(split(&staged, &schema, batches)?);
-            finish(staged, groups, Drop::Paths(cut.dropped), rows).await
-        }
+    if let Mode::Replace = request.mode {
+        return finish(replaced(base, &request, &schema)?, vec![new], Drop::Everything, given).await;
     }
+    check_partitions(&base, &request.partition_by)?;
+    append_columns(&base.metadata, &schema)?;
+    if let Mode::Overwrite { filter } = &request.mode {
+        let cut = overwrite::cut(&base, filter).await?;
+        let staged = kept(base, &request.properties)?;
+        return finish(staged, vec![cut.kept, new], Drop::Paths(cut.dropped), given).await;
+    }
+    if given == 0 && request.properties.is_empty() {
+        return Ok(Written { metadata_location: base.location, rows: 0, file_bytes: 0, files: 0 });
+    }
+    finish(kept(base, &request.properties)?, vec![new], Drop::Nothing, given).await
 }
 
-async fn add(staged: Staged, schema: &SchemaRef, batches: Vec<RecordBatch>, dropped: Drop, rows: u64) -> Result<Written> {
-    let groups = split(&staged, schema, batches)?;
-    finish(staged, groups, dropped, rows).await
-}
-
-/// Brings rows to the stored types and splits them by partition.
-fn split(staged: &Staged, schema: &SchemaRef, batches: Vec<RecordBatch>) -> Result<Vec<partition::Group>> {
-    let current = staged.metadata.current_schema();
-    let stored = stored_schema(current)?;
-    let clean = schema::clean_schema(current, &schema::notes_from_text(staged.metadata.properties()));
-    let batches = batches.iter().map(|batch| to_stored(batch, schema, &clean, &stored)).collect::<Result<Vec<_>>>()?;
-    partition::split(batches, current, staged.metadata.default_partition_spec())
-}
-
-/// Writes the data files, then the commit.
-async fn finish(staged: Staged, groups: Vec<partition::Group>, dropped: Drop, rows: u64) -> Result<Written> {
-    let added = write_files(&staged, groups).await?;
+/// Writes the data files, then the commit. `given` is how many of the rows the caller gave.
+async fn finish(staged: Staged, rows: Vec<Rows>, dropped: Drop, given: u64) -> Result<Written> {
+    let added = rows::store(&staged, rows).await?;
     let file_bytes = added.iter().map(DataFile::file_size_in_bytes).sum();
     let count = added.len();
     let had_rows = staged.metadata.current_snapshot().is_some();
@@ -159,70 +134,15 @@ async fn finish(staged: Staged, groups: Vec<partition::Group>, dropped: Drop, ro
     };
     let operation = match (drops, added.is_empty()) {
         (false, true) => {
-            return Ok(Written { metadata_location: staged.finish()?, rows, file_bytes: 0, files: 0 });
+            let metadata_location = staged.finish()?;
+            return Ok(Written { metadata_location, rows: given, file_bytes: 0, files: 0 });
         }
         (false, false) => Operation::Append,
         (true, false) => Operation::Overwrite,
         (true, true) => Operation::Delete,
     };
     let metadata_location = staged.commit(Change { added, dropped, operation }).await?;
-    Ok(Written { metadata_location, rows, file_bytes, files: count })
-}
-
-async fn write_files(staged: &Staged, groups: Vec<partition::Group>) -> Result<Vec<DataFile>> {
-    let folder = staged.folder()?.join("data");
-    storage::create_folder(&folder)?;
-    if groups.is_empty() {
-        return Ok(Vec::new());
-    }
-    let schema = Arc::clone(staged.metadata.current_schema());
-    let arrow = stored_schema(&schema)?;
-    let target = files::Target { folder, schema, arrow, spec_id: staged.metadata.default_partition_spec_id() };
-    tokio::task::spawn_blocking(move || files::write(groups, &target)).await.map_err(Error::internal("write the data files"))?
-}
-
-/// The Arrow schema of the table's Parquet files, with field ids.
-fn stored_schema(schema: &Schema) -> Result<SchemaRef> {
-    schema_to_arrow_schema(schema).map(Arc::new).map_err(Error::internal("turn the schema into Arrow"))
-}
-
-/// A batch in the stored types. Columns are found by name; missing ones are null. Values pass through the table's
-/// Arrow type, so that whatever is stored can be read back.
-fn to_stored(batch: &RecordBatch, schema: &SchemaRef, clean: &SchemaRef, stored: &SchemaRef) -> Result<RecordBatch> {
-    let columns = stored
-        .fields()
-        .iter()
-        .zip(clean.fields())
-        .map(|(field, clean)| {
-            let column = match schema.index_of(field.name()) {
-                Ok(index) => {
-                    let column = to_stored_column(batch.column(index), field.name(), clean.data_type())?;
-                    to_stored_column(&column, field.name(), field.data_type())?
-                }
-                Err(_) => new_null_array(field.data_type(), batch.num_rows()),
-            };
-            if !field.is_nullable() && column.null_count() > 0 {
-                let why = format!("{} of {} values are null", column.null_count(), column.len());
-                return Err(Error::Required { column: field.name().clone(), why });
-            }
-            Ok(column)
-        })
-        .collect::<Result<Vec<ArrayRef>>>()?;
-    let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
-    RecordBatch::try_new_with_options(Arc::clone(stored), columns, &options).map_err(Error::internal("shape the rows"))
-}
-
-fn to_stored_column(column: &ArrayRef, name: &str, kind: &DataType) -> Result<ArrayRef> {
-    conform(column, kind, None).map_err(|problem| {
-        let hint = match column.data_type() {
-            DataType::Timestamp(..) | DataType::Time64(_) | DataType::Time32(_) => {
-                "Iceberg keeps microseconds: round the column first, for example with `.dt.floor('us')`"
-            }
-            DataType::Date64 => "Iceberg keeps whole days: use a timestamp instead",
-            _ => "cast the column to a type that holds all its values",
-        };
-        Error::Value { column: name.to_owned(), why: problem.why, hint }
-    })
+    Ok(Written { metadata_location, rows: given, file_bytes, files: count })
 }
 
 fn properties_with_notes(schema: &SchemaRef, iceberg: &Schema, properties: &[(String, String)]) -> HashMap<String, String> {
