@@ -88,8 +88,7 @@ pub(crate) fn import(session: &Session<'_>, import: &Import) -> Result<ImportRes
         let is_new = |file: &String| import.import_duplicate_files || !known.contains(&mark(file));
         let (files, skipped): (Vec<String>, Vec<String>) = found.into_iter().map(|file| file.path).partition(is_new);
         for file in &skipped {
-            let line = format!("skipped {file}: it was imported before");
-            session.emit(job, &Event::Log { node: import.name.clone(), stream: "system".to_owned(), line });
+            job.log(table.name(), "system", &format!("left out {file}: it was imported before"));
         }
         if files.is_empty() {
             let at = refs::wire(head);
@@ -105,7 +104,8 @@ pub(crate) fn import(session: &Session<'_>, import: &Import) -> Result<ImportRes
         };
         let done = append(session, job, &request)?;
         if !done.files.is_empty() {
-            let message = format!("Import {} files into `{table}`", done.files.len());
+            let count = done.files.len();
+            let message = format!("Import {count} {} into `{table}`", if count == 1 { "file" } else { "files" });
             known.extend(done.files.iter().map(|file| mark(file)));
             let marks: Vec<String> = known.into_iter().collect();
             let mut entry = TableEntry { metadata_location: done.metadata_location, ..entry.clone() };
@@ -191,5 +191,22 @@ fn as_job<T: serde::Serialize>(
             job.finish(status, Some(error.clone()), None);
             Err(error)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_are_remembered_by_their_mark() {
+        let mut entry = TableEntry::new("/t/metadata.json");
+        assert!(remembered(&entry).is_empty());
+        let marks = ["/a.csv", "/b c.csv"].map(mark);
+        assert_ne!(marks[0], marks[1]);
+        entry.properties.insert(FILES_PROPERTY.to_owned(), marks.join(" "));
+        assert_eq!(remembered(&entry), marks.into_iter().collect());
+        // A change here forgets every import of every lake.
+        assert_eq!(mark("/a.csv"), "48c0dcaa961ed486");
     }
 }

@@ -6,7 +6,7 @@
 //!
 //! - [`home`], [`config`]: where things are, and which settings are in force;
 //! - [`api`]: the protocol; [`client`] speaks it, [`server`] answers it;
-//! - [`jobs`]: records of what ran; [`project`]: immutable copies of sources.
+//! - `jobs`: records of what ran; `project`: immutable copies of sources; `runs`: the transaction.
 //!
 //! Invariants: no row of user data passes here (functions read and write them, in processes of their own);
 //! one daemon per home; a target branch moves once per run, or not at all.
@@ -20,9 +20,9 @@ pub mod error;
 mod filter;
 pub mod home;
 mod imports;
-pub mod jobs;
-pub mod limits;
-pub mod project;
+mod jobs;
+mod limits;
+mod project;
 mod queries;
 mod refs;
 mod runs;
