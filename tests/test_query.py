@@ -75,6 +75,7 @@ def test_from_a_file(people: Lab) -> None:
 def test_zero_rows_have_columns(people: Lab) -> None:
     got = people.query("SELECT id, name FROM people WHERE id > 99")
     assert got.num_rows == 0 and got.column_names == ["id", "name"]
+    assert people.query("SELECT * FROM people WHERE false").column_names == people.query("SELECT * FROM people").column_names
 
 
 def test_names(lab: Lab) -> None:

@@ -104,6 +104,7 @@ def test_a_failed_expectation_fails_a_strict_run(lab: Lab, body: str, word: str)
     before = lab.head()
     failed = lab.run(project).failed(1)
     assert failed.json["status"] == "FAILED" and word in failed.err
+    assert failed.json["error"]["code"] == "RUN0021"
     assert node(failed.json, "no_nulls")["status"] == "failed"
     assert lab.head() == before and lab.tables() == []
     loose = lab.run(project, "--no-strict").ok()
