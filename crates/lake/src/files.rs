@@ -40,10 +40,23 @@ pub(crate) struct Target {
     pub arrow: SchemaRef,
     /// The partition spec the groups were split by.
     pub spec_id: i32,
+    /// Files made so far: they go again if one of them cannot be finished, above all when the disk is full.
+    pub created: Mutex<Vec<PathBuf>>,
 }
 
-/// Writes every group to files of its own. Blocks.
+/// Writes every group to files of its own, or none. Blocks.
 pub(crate) fn write(groups: Vec<Group>, target: &Target) -> Result<Vec<DataFile>> {
+    let written = write_groups(groups, target);
+    if written.is_err() {
+        for path in target.created.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+            // The error that matters is the write's; a file that stays belongs to no table.
+            let _ = std::fs::remove_file(path);
+        }
+    }
+    written
+}
+
+fn write_groups(groups: Vec<Group>, target: &Target) -> Result<Vec<DataFile>> {
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let workers = threads.min(groups.len()).max(1);
     let columns_at_once = threads.div_ceil(workers);
@@ -152,6 +165,7 @@ impl OpenFile {
     fn create(target: &Target) -> Result<Self> {
         let path = target.folder.join(format!("{}.parquet", uuid::Uuid::now_v7()));
         let file = OpenOptions::new().write(true).create_new(true).open(&path).map_err(Error::storage("create", &path))?;
+        target.created.lock().unwrap_or_else(PoisonError::into_inner).push(path.clone());
         let failed = |error| failed(&path, error);
         let schema = ArrowSchemaConverter::new().schema_root("table").convert(&target.arrow).map_err(failed)?;
         let writer = SerializedFileWriter::new(file, schema.root_schema_ptr(), properties()).map_err(failed)?;

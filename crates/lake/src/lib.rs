@@ -22,6 +22,7 @@ mod csv;
 mod deletes;
 mod error;
 mod files;
+mod join;
 mod metrics;
 mod overwrite;
 mod partition;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use arrow::array::{ArrayRef, RecordBatch, StructArray, UInt32Array};
-use arrow::compute::{concat_batches, take_record_batch};
+use arrow::compute::take_record_batch;
 use arrow::datatypes::DataType;
 use arrow::row::{RowConverter, SortField};
 use forebay_types::{PartitionField, Transform};
@@ -14,6 +14,7 @@ use iceberg::spec::{
 use iceberg::transform::create_transform_function;
 
 use crate::error::{Error, Result, nearest};
+use crate::join;
 use crate::schema::type_name;
 
 /// Partitions one write may touch: each becomes a file with its own entry in a manifest.
@@ -168,13 +169,13 @@ pub(crate) fn split(batches: Vec<RecordBatch>, schema: &Schema, spec: &Partition
     groups.into_values().map(join_small).collect()
 }
 
-/// One batch per partition, so that many small input batches do not become many small pages.
-fn join_small(group: Group) -> Result<Group> {
-    if group.batches.len() < 2 {
-        return Ok(group);
+/// Many small input batches must not become many small pages.
+fn join_small(mut group: Group) -> Result<Group> {
+    if group.batches.len() > 1 {
+        let schema = group.batches[0].schema();
+        group.batches = join::small(&schema, group.batches)?;
     }
-    let batch = concat_batches(&group.batches[0].schema(), &group.batches).map_err(Error::internal("join rows"))?;
-    Ok(Group { values: group.values, batches: vec![batch] })
+    Ok(group)
 }
 
 /// The partition columns of a batch.

@@ -1,6 +1,6 @@
 //! From rows as they were given to data files: stored types, partitions, Parquet. All of it off the async executor.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use arrow::array::{Array, ArrayRef, RecordBatch, RecordBatchOptions, new_null_array};
 use arrow::datatypes::{DataType, SchemaRef};
@@ -37,7 +37,7 @@ pub(crate) async fn store(staged: &Staged, rows: Vec<Rows>) -> Result<Vec<DataFi
         if groups.is_empty() {
             return Ok(Vec::new());
         }
-        files::write(groups, &files::Target { folder, schema, arrow: stored, spec_id: spec.spec_id() })
+        files::write(groups, &files::Target { folder, schema, arrow: stored, spec_id: spec.spec_id(), created: Mutex::default() })
     };
     tokio::task::spawn_blocking(work).await.map_err(Error::internal("write the data files"))?
 }

@@ -14,8 +14,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use arrow::array::{Array, ArrayRef, RecordBatch, RecordBatchOptions, new_null_array};
-use arrow::compute::{concat_batches, filter_record_batch};
-use arrow::datatypes::{Field, Schema as ArrowSchema, SchemaRef};
+use arrow::compute::filter_record_batch;
+use arrow::datatypes::{Field, SchemaRef};
 use iceberg::spec::{DataFileFormat, PrimitiveLiteral, Schema};
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder, RowSelection};
@@ -27,13 +27,13 @@ use crate::error::{Error, Result, nearest};
 use crate::files::on_threads;
 use crate::predicate::{Filter, Keep, RowFilter};
 use crate::statistics::{self, FileColumn};
-use crate::storage;
 use crate::table::{LiveFile, LiveFiles, Table};
+use crate::{join, storage};
 
 /// Rows of a batch, at most.
 const BATCH_ROWS_MAX: usize = 128 * 1024;
-/// Batches smaller than this are joined with their neighbours.
-const BATCH_ROWS_SMALL: usize = 16 * 1024;
+/// Bytes of a batch to aim at: Arrow's strings hold at most 2 GiB per batch.
+const BATCH_BYTES_TARGET: usize = 256 * 1024 * 1024;
 
 /// What to read.
 #[derive(Debug, Clone, Default)]
@@ -139,7 +139,7 @@ impl Plan {
         }
         let batches = parallel(&groups, &|(file, group)| self.decode(file, group, &columns))?;
         let schema = Arc::new(self.clean.project(&self.output).map_err(Error::internal("project the schema"))?);
-        let batches = join_small(&schema, batches.into_iter().flatten().collect())?;
+        let batches = join::small(&schema, batches.into_iter().flatten().collect())?;
         Ok(Scanned { schema, batches, stats })
     }
 
@@ -240,7 +240,7 @@ impl Plan {
         let mut builder = ParquetRecordBatchReaderBuilder::new_with_metadata(handle, file.metadata.clone())
             .with_row_groups(vec![group.index])
             .with_projection(file.mask.clone())
-            .with_batch_size(BATCH_ROWS_MAX.min(group.rows));
+            .with_batch_size(batch_rows(group.rows, file.metadata.metadata().row_group(group.index).total_byte_size()));
         if let Some(selection) = &group.selection {
             builder = builder.with_row_selection(selection.clone());
         }
@@ -296,6 +296,13 @@ impl Plan {
         RecordBatch::try_new_with_options(Arc::clone(&columns.schema), arrays, &options)
             .map_err(Error::internal("shape the rows"))
     }
+}
+
+/// Rows per batch for a row group of so many rows and bytes.
+fn batch_rows(rows: usize, bytes: i64) -> usize {
+    let bytes = usize::try_from(bytes).unwrap_or(0).max(1);
+    let fitting = rows.saturating_mul(BATCH_BYTES_TARGET) / bytes;
+    fitting.clamp(1, BATCH_ROWS_MAX.min(rows))
 }
 
 /// A partition value for every row.
@@ -381,46 +388,4 @@ pub(crate) fn parallel<T: Sync, R: Send>(items: &[T], work: &(impl Fn(&T) -> Res
     let mut results = results.into_inner().unwrap_or_else(PoisonError::into_inner);
     results.sort_by_key(|(index, _)| *index);
     results.into_iter().map(|(_, result)| result).collect()
-}
-
-/// Joins neighbours that a selective filter left small.
-fn join_small(schema: &SchemaRef, batches: Vec<RecordBatch>) -> Result<Vec<RecordBatch>> {
-    let mut joined = Vec::new();
-    let mut small: Vec<RecordBatch> = Vec::new();
-    let mut rows = 0;
-    let flush = |small: &mut Vec<RecordBatch>, joined: &mut Vec<RecordBatch>| -> Result<()> {
-        match small.len() {
-            0 => {}
-            1 => joined.append(small),
-            _ => {
-                joined.push(concat(schema, small)?);
-                small.clear();
-            }
-        }
-        Ok(())
-    };
-    for batch in batches {
-        if batch.num_rows() >= BATCH_ROWS_SMALL || rows + batch.num_rows() > BATCH_ROWS_MAX {
-            flush(&mut small, &mut joined)?;
-            rows = 0;
-        }
-        if batch.num_rows() >= BATCH_ROWS_SMALL {
-            joined.push(batch);
-        } else {
-            rows += batch.num_rows();
-            small.push(batch);
-        }
-    }
-    flush(&mut small, &mut joined)?;
-    Ok(joined)
-}
-
-fn concat(schema: &SchemaRef, batches: &[RecordBatch]) -> Result<RecordBatch> {
-    if schema.fields().is_empty() {
-        let rows = batches.iter().map(RecordBatch::num_rows).sum();
-        let options = RecordBatchOptions::new().with_row_count(Some(rows));
-        return RecordBatch::try_new_with_options(Arc::new(ArrowSchema::empty()), vec![], &options)
-            .map_err(Error::internal("join rows"));
-    }
-    concat_batches(schema, batches).map_err(Error::internal("join rows"))
 }
