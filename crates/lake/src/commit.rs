@@ -20,7 +20,7 @@ use crate::error::{Error, Result};
 use crate::files::text;
 use crate::storage;
 use crate::summary::Counts;
-use crate::table::{Table, sequence};
+use crate::table::{Table, load_manifest, sequence};
 
 /// Metadata about to change: the builder with schema, spec and properties put in, and what it builds without a
 /// snapshot. Data files are written against `metadata`.
@@ -169,7 +169,7 @@ impl SnapshotWriter<'_> {
                 continue;
             }
             let path = manifest.manifest_path.clone();
-            let loaded = manifest.load_manifest(&base.io).await.map_err(Error::metadata(&path))?;
+            let loaded = load_manifest(&manifest, &base.io).await?;
             let live: Vec<&ManifestEntryRef> = loaded.entries().iter().filter(|entry| entry.is_alive()).collect();
             if live.iter().any(|entry| goes(entry.file_path())) {
                 left.retain(|path| !live.iter().any(|entry| entry.file_path() == path));

@@ -88,7 +88,8 @@ fn field_name(schema: &Schema, field: &PartitionField, taken: &[String]) -> Stri
     name
 }
 
-/// The partition fields of a spec as the user writes them; `None` if one is not ours (`bucket`, `truncate`).
+/// The partition fields of a spec as the user writes them; `None` if one is not ours (`bucket`, `truncate`,
+/// over a nested field).
 pub(crate) fn fields_of(spec: &PartitionSpec, schema: &Schema) -> Option<Vec<PartitionField>> {
     spec.fields()
         .iter()
@@ -102,7 +103,8 @@ pub(crate) fn fields_of(spec: &PartitionSpec, schema: &Schema) -> Option<Vec<Par
                 IcebergTransform::Hour => Transform::Hour,
                 _ => return None,
             };
-            Some(PartitionField { column: schema.name_by_field_id(field.source_id)?.to_owned(), transform })
+            let column = schema.as_struct().fields().iter().find(|column| column.id == field.source_id)?;
+            Some(PartitionField { column: column.name.clone(), transform })
         })
         .collect()
 }
@@ -188,7 +190,7 @@ fn transformed(batch: &RecordBatch, schema: &Schema, spec: &PartitionSpec) -> Re
                 .fields()
                 .iter()
                 .position(|source| source.id == field.source_id)
-                .expect("the spec was checked against this schema");
+                .ok_or_else(|| Error::internal("apply the partition transform")("its column is gone or nested"))?;
             create_transform_function(&field.transform)
                 .and_then(|function| function.transform(batch.column(column).clone()))
                 .map_err(Error::internal("apply the partition transform"))

@@ -4,14 +4,16 @@
 //! Everything read is hostile until parsed: a damaged file is [`Error::Metadata`], never a panic.
 
 use std::collections::BTreeMap;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
 use forebay_types::PartitionField;
+use futures::FutureExt as _;
 use iceberg::io::FileIO;
 use iceberg::spec::{
-    DataContentType, DataFile, FormatVersion, ManifestContentType, ManifestEntryRef, ManifestFile, ManifestList, Schema,
-    Snapshot, TableMetadata,
+    DataContentType, DataFile, FormatVersion, Manifest, ManifestContentType, ManifestEntryRef, ManifestFile, ManifestList,
+    Schema, Snapshot, TableMetadata,
 };
 
 use crate::error::{Error, Result};
@@ -135,7 +137,7 @@ impl Table {
     pub(crate) async fn open(metadata_location: &str) -> Result<Self> {
         let location = storage::plain_location(metadata_location)?;
         let io = FileIO::new_with_fs();
-        let metadata = TableMetadata::read_from(&io, &location).await.map_err(Error::metadata(&location))?;
+        let metadata = guarded(&location, TableMetadata::read_from(&io, &location)).await?;
         let notes = schema::notes_from_text(metadata.properties());
         Ok(Self { metadata, location, io, notes })
     }
@@ -165,7 +167,7 @@ impl Table {
             let bytes = self.io.new_input(path)?.read().await?;
             ManifestList::parse_with_version(&bytes, version)
         };
-        let list = read.await.map_err(Error::metadata(path))?;
+        let list = guarded(path, read).await?;
         Ok(list.consume_entries().into_iter().collect())
     }
 
@@ -177,7 +179,7 @@ impl Table {
                 continue;
             }
             let path = manifest.manifest_path.as_str();
-            let loaded = manifest.load_manifest(&self.io).await.map_err(Error::metadata(path))?;
+            let loaded = load_manifest(&manifest, &self.io).await?;
             let spec_id = loaded.metadata().partition_spec().spec_id();
             for entry in loaded.entries().iter().filter(|entry| entry.is_alive()) {
                 let live = LiveFile { file: entry.data_file().clone(), spec_id, sequence: sequence(entry, path)? };
@@ -221,6 +223,19 @@ impl Table {
                 Err(Error::Unsupported { table: self.location.clone(), feature: "writing format version 3".to_owned() })
             }
         }
+    }
+}
+
+/// Reads a manifest.
+pub(crate) async fn load_manifest(manifest: &ManifestFile, io: &FileIO) -> Result<Manifest> {
+    guarded(&manifest.manifest_path, manifest.load_manifest(io)).await
+}
+
+/// Runs a reader of a metadata file. Its libraries panic on some damaged files; that too is an error of the file.
+async fn guarded<T>(path: &str, read: impl Future<Output = iceberg::Result<T>>) -> Result<T> {
+    match AssertUnwindSafe(read).catch_unwind().await {
+        Ok(result) => result.map_err(Error::metadata(path)),
+        Err(_) => Err(Error::metadata(path)("it is damaged in a way its reader does not expect")),
     }
 }
 

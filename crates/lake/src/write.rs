@@ -242,7 +242,7 @@ fn check_partitions(base: &Table, asked: &[PartitionField]) -> Result<()> {
     let metadata = &base.metadata;
     let now = partition::fields_of(metadata.default_partition_spec(), metadata.current_schema());
     if now.is_none() {
-        let feature = "writing with the partition transforms bucket and truncate".to_owned();
+        let feature = "writing with partitions by bucket, truncate or nested fields".to_owned();
         return Err(Error::Unsupported { table: base.location.clone(), feature });
     }
     let now = now.unwrap_or_default();

@@ -73,7 +73,12 @@ async fn a_flipped_byte_anywhere() {
     let lake = Lake::new();
     let table = lake.table("region, day(ts)", &trips(0, 20)).await;
     let folder = lake.path("t/metadata");
-    let files = [only(&folder, "-m0.avro"), only_list(&folder), Path::new(&table.metadata_location).to_path_buf()];
+    let files = [
+        only(&folder, "-m0.avro"),
+        only_list(&folder),
+        Path::new(&table.metadata_location).to_path_buf(),
+        only(&lake.path("t/data"), ".parquet"),
+    ];
     for path in &files {
         let whole = fs::read(path).unwrap();
         for at in (0..whole.len()).step_by(whole.len() / 300 + 1) {
@@ -196,6 +201,16 @@ async fn codes_of_appends() {
 }
 
 impl Lake {
+    /// A table whose metadata says that it is partitioned by `truncate(region, 9)`, as another engine could make it.
+    async fn table_by_truncate(self) -> Case {
+        let table = self.table("region", &trips(0, 9)).await;
+        let text = fs::read_to_string(&table.metadata_location).unwrap();
+        let text = text.replace("\"transform\":\"identity\"", "\"transform\":\"truncate[9]\"");
+        let metadata_location = self.path("t/metadata/truncated.json");
+        fs::write(&metadata_location, text).unwrap();
+        Case { table: Written { metadata_location, ..table }, lake: self }
+    }
+
     async fn keep(self, rows: &RecordBatch) -> Case {
         let table = self.table("", rows).await;
         Case { lake: self, table }
@@ -264,6 +279,13 @@ async fn codes_of_disks_and_engines() {
     fs::write(&newer, text.replace("\"format-version\":2", "\"format-version\":3,\"next-row-id\":0")).unwrap();
     let newer = Written { metadata_location: newer, ..case.table.clone() };
     assert_eq!(code(case.lake.write(Some(&newer), Mode::Append, "", &trips(0, 1)).await), "LAK0003");
+    // A transform that is not ours can be read, not written.
+    let truncated = Lake::new().table_by_truncate().await;
+    assert_eq!(load(&truncated.table.metadata_location).await.unwrap().partition_by, fields(""));
+    assert_eq!(filtered(&truncated.table, "region = 'eu'").await.unwrap().stats.files_read, 1);
+    assert_eq!(code(truncated.append(&trips(0, 1)).await), "LAK0003");
+    let replaced = truncated.lake.write(Some(&truncated.table), Mode::Replace, "", &trips(0, 1)).await.unwrap();
+    assert_ne!(load(&replaced.metadata_location).await.unwrap().location, truncated.lake.path("t"));
     // A property that Iceberg keeps for itself.
     let request = WriteRequest {
         location: case.lake.path("x"),
