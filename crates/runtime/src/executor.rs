@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use forebay_lake::{Mode, ScanRequest, WriteRequest};
 use forebay_shm::{Channel, Frame, Inputs, Output, die_with_parent};
-use forebay_sipc::call::{Call, CallInput, Preview, Reply, Work};
+use forebay_sipc::call::{Call, CallInput, Preview, Reply, Times, Work};
 use forebay_sipc::{Describer, Excerpt, Limits, Message};
 use forebay_types::{Coded, Fault, PartitionField, Report};
 
@@ -135,7 +135,15 @@ impl Function<'_> {
         }
         let message = describer.finish(&output)?;
         let written = output.finish();
-        let reply = Reply::Table { rows: message.rows(), bytes: written.bytes, preview, warnings: Vec::new() };
+        let reply = Reply::Table {
+            rows: message.rows(),
+            bytes: written.bytes,
+            copies: Vec::new(),
+            segments: Vec::new(),
+            times: Times::default(),
+            preview,
+            warnings: Vec::new(),
+        };
         let fds = written.segment.into_iter().map(|(fd, _)| fd).collect();
         Ok((reply, Frame { header: Vec::new(), blobs: vec![message.encode()], fds }))
     }

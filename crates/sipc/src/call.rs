@@ -3,12 +3,15 @@
 //!
 //! ```text
 //! supervisor -> function   Call   blobs: one SIPC message per input    fds: the segments, in the order of `segments`
-//! function -> supervisor   Reply  blobs: the output's SIPC message     fds: the new segment, if bytes were written
+//! function -> supervisor   Reply  blobs: the output's SIPC message     fds: the new segments, in the order of `segments`
 //! ```
 //!
 //! A function process gets its channel as file descriptor 0, takes one call, gives one reply, and exits.
 
 use serde::{Deserialize, Serialize};
+
+/// Identities of segments a call may use: one for what is copied, the others for generations of its arena.
+pub const SEGMENTS_PER_CALL: u64 = 128;
 
 /// One function to execute.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -21,7 +24,7 @@ pub struct Call {
     pub inputs: Vec<CallInput>,
     /// What to do.
     pub work: Work,
-    /// Identity of the segment this function may write.
+    /// First of the [`SEGMENTS_PER_CALL`] identities of segments this function may write.
     pub output_segment: u64,
     /// Rows of the output to print into the reply as a preview, if the user asked for one.
     pub preview: Option<Preview>,
@@ -146,12 +149,21 @@ pub enum Argument {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "reply", rename_all = "lowercase")]
 pub enum Reply {
-    /// A table: blob 0 is its message. The new segment (fd 0, if any) has the id given in the call.
+    /// A table: blob 0 is its message.
     Table {
         /// Rows.
         rows: u64,
         /// Bytes by how they got into the message.
         bytes: Bytes,
+        /// Why bytes were copied; adds up to `bytes.copied`.
+        #[serde(default)]
+        copies: Vec<Copied>,
+        /// The new segments, in the order of their descriptors.
+        #[serde(default)]
+        segments: Vec<NewSegment>,
+        /// When what happened.
+        #[serde(default)]
+        times: Times,
         /// Printed preview, if asked for.
         preview: Option<String>,
         /// Things the user should know (a declared column is missing, …).
@@ -202,6 +214,48 @@ pub enum Reply {
         /// `request` or `platform`.
         fault: String,
     },
+}
+
+/// A segment the function wrote, before it is trimmed and sealed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NewSegment {
+    /// Identity: one of those the call allows.
+    pub id: u64,
+    /// `(start, end)` of what the table needs of it, in bytes, sorted and apart. Everything else is made zero before anybody
+    /// else sees the segment, because it may be the function's heap.
+    pub keep: Vec<(u64, u64)>,
+}
+
+/// Bytes copied for one reason.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Copied {
+    /// Why.
+    pub reason: CopyReason,
+    /// How many.
+    pub bytes: u64,
+}
+
+/// Why a buffer could not be passed on where it was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum CopyReason {
+    /// It was not born in shared memory: too small a block, or memory that no allocator gave.
+    Elsewhere,
+    /// It was written to after a fork, which made its pages private.
+    Rewritten,
+    /// Its offsets had to be counted from zero: a slice of an array of lists.
+    Rebased,
+    /// It was a small part of a large segment, which would have had to be kept for it.
+    Compacted,
+}
+
+/// Times of a call, as the function saw them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Times {
+    /// From the received call to its tables held, in nanoseconds.
+    pub received_ns: u64,
+    /// When the function returned its table, on the clock `CLOCK_MONOTONIC`, in nanoseconds.
+    pub returned_at_ns: u64,
 }
 
 /// Bytes of a table, by how each buffer got into its message.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use forebay_plan::physical::NodeId;
 use forebay_runtime::Stream;
-use forebay_sipc::call::Bytes;
+use forebay_sipc::call::{Bytes, Copied};
 use forebay_types::{Report, TableName};
 
 /// Something that happened.
@@ -103,6 +103,12 @@ pub struct NodeOutcome {
     pub total_bytes: Option<u64>,
     /// Bytes by how they got into shared memory.
     pub bytes: Bytes,
+    /// Why bytes were copied.
+    pub copies: Vec<Copied>,
+    /// From the received call to its input tables held, inside the function.
+    pub receive_seconds: Option<f64>,
+    /// From the function's return to its table published: exit, trim and seal included.
+    pub publish_seconds: Option<f64>,
     /// From its start to its last trace.
     pub seconds: Option<f64>,
     /// Why it failed.

@@ -9,12 +9,12 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{Builder, Scope};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use forebay_plan::physical::{Node, NodeId, Work};
 use forebay_runtime::{Answer, CancelToken, Failure, FunctionProcess, Launch, Program};
 use forebay_sched::{Action, Event, Limits, Scheduler, Task, TaskId};
-use forebay_sipc::call::{Bytes, Call, Reply};
+use forebay_sipc::call::{Bytes, Call, Copied, Reply};
 use forebay_types::{Coded, Fault, Report};
 
 use crate::event::{KeptTable, NodeError, NodeOutcome, NodeStatus, Outcome, RunStatus, WorkerEvent, WrittenTable};
@@ -328,13 +328,20 @@ impl<'run> Run<'run> {
     /// Publishes a table; gives its preview.
     fn table(&mut self, id: NodeId, answer: Answer, running: Running, measured: &mut Measured) -> Result<Option<String>, NodeError> {
         let name = &self.execution.plan.nodes[id].name;
-        let Reply::Table { rows, bytes, preview, warnings } = answer.reply else {
+        let Reply::Table { rows, bytes, copies, preview, warnings, times, .. } = answer.reply else {
             return Err(wrong_answer(name, "it gave no table"));
         };
         let message = answer.message.ok_or_else(|| wrong_answer(name, "its table is missing"))?;
         let table = Table::publish(message, answer.segment, running.segment_id, &running.given);
         self.tables[id] = Some(Arc::new(table.map_err(|why| wrong_answer(name, &why))?));
-        *measured = Measured { rows: Some(rows), total_bytes: Some(bytes.total()), bytes, ..*measured };
+        *measured = Measured {
+            rows: Some(rows),
+            total_bytes: Some(bytes.total()),
+            bytes,
+            copies,
+            receive_seconds: Some(Duration::from_nanos(times.received_ns).as_secs_f64()),
+            ..std::mem::take(measured)
+        };
         for text in warnings {
             (self.events)(WorkerEvent::Warning { text: format!("{name}: {text}") });
         }
@@ -368,6 +375,9 @@ impl<'run> Run<'run> {
             rows: measured.rows,
             total_bytes: measured.total_bytes,
             bytes: measured.bytes,
+            copies: measured.copies,
+            receive_seconds: measured.receive_seconds,
+            publish_seconds: measured.publish_seconds,
             seconds: measured.seconds,
             error,
         };
@@ -418,11 +428,14 @@ enum Verdict {
 }
 
 /// Numbers of a node.
-#[derive(Clone, Copy, Default)]
+#[derive(Default)]
 struct Measured {
     rows: Option<u64>,
     total_bytes: Option<u64>,
     bytes: Bytes,
+    copies: Vec<Copied>,
+    receive_seconds: Option<f64>,
+    publish_seconds: Option<f64>,
     seconds: Option<f64>,
 }
 
