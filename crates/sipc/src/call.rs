@@ -3,10 +3,13 @@
 //!
 //! ```text
 //! supervisor -> function   Call   blobs: one SIPC message per input    fds: the segments, in the order of `segments`
-//! function -> supervisor   Reply  blobs: the output's SIPC message     fds: the new segments, in the order of `segments`
+//! function -> supervisor   Reply  blobs: the output's SIPC message,    fds: the new segments, in the order of `segments`
+//!                                 then what to keep of each segment
 //! ```
 //!
 //! A function process gets its channel as file descriptor 0, takes one call, gives one reply, and exits.
+
+use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
@@ -158,9 +161,9 @@ pub enum Reply {
         /// Why bytes were copied; adds up to `bytes.copied`.
         #[serde(default)]
         copies: Vec<Copied>,
-        /// The new segments, in the order of their descriptors.
+        /// Identities of the new segments, in the order of their descriptors. Blob n + 1 says what to keep of segment n.
         #[serde(default)]
-        segments: Vec<NewSegment>,
+        segments: Vec<u64>,
         /// When what happened.
         #[serde(default)]
         times: Times,
@@ -216,14 +219,22 @@ pub enum Reply {
     },
 }
 
-/// A segment the function wrote, before it is trimmed and sealed.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct NewSegment {
-    /// Identity: one of those the call allows.
-    pub id: u64,
-    /// `(start, end)` of what the table needs of it, in bytes, sorted and apart. Everything else is made zero before anybody
-    /// else sees the segment, because it may be the function's heap.
-    pub keep: Vec<(u64, u64)>,
+/// What a table needs of a segment, `(start, end)` in bytes, sorted and apart: a blob of a [`Reply::Table`]. Everything else of
+/// the segment is erased before anybody sees it, because it may be the function's heap.
+#[must_use]
+pub fn encode_keep(keep: &[Range<usize>]) -> Vec<u8> {
+    keep.iter().flat_map(|range| [range.start as u64, range.end as u64]).flat_map(u64::to_le_bytes).collect()
+}
+
+/// The inverse of [`encode_keep`]. `None` for bytes that are not sorted ranges that are apart.
+#[must_use]
+pub fn decode_keep(bytes: &[u8]) -> Option<Vec<Range<u64>>> {
+    let (pairs, rest) = bytes.as_chunks::<16>();
+    let number = |bytes: &[u8]| bytes.try_into().map(u64::from_le_bytes).ok();
+    let keep: Vec<Range<u64>> =
+        pairs.iter().map(|pair| Some(number(&pair[..8])?..number(&pair[8..])?)).collect::<Option<_>>()?;
+    let apart = keep.windows(2).all(|pair| pair[0].end < pair[1].start) && keep.iter().all(|range| range.start < range.end);
+    (rest.is_empty() && apart).then_some(keep)
 }
 
 /// Bytes copied for one reason.
