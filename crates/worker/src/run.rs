@@ -12,7 +12,7 @@ use std::thread::{Builder, Scope};
 use std::time::{Duration, Instant};
 
 use forebay_plan::physical::{Node, NodeId, Work};
-use forebay_runtime::{Answer, CancelToken, Failure, FunctionProcess, Launch, Program};
+use forebay_runtime::{Answer, CancelToken, Failure, FunctionProcess, Launch, Program, monotonic_ns};
 use forebay_sched::{Action, Event, Limits, Scheduler, Task, TaskId};
 use forebay_sipc::call::{Bytes, Call, Copied, Reply};
 use forebay_types::{Coded, Fault, Report};
@@ -332,13 +332,15 @@ impl<'run> Run<'run> {
             return Err(wrong_answer(name, "it gave no table"));
         };
         let message = answer.message.ok_or_else(|| wrong_answer(name, "its table is missing"))?;
-        let table = Table::publish(message, answer.segment, running.segment_id, &running.given);
+        let table = Table::publish(message, &answer.segments, running.segment_id, &running.given);
         self.tables[id] = Some(Arc::new(table.map_err(|why| wrong_answer(name, &why))?));
+        let published = Duration::from_nanos(monotonic_ns().saturating_sub(times.returned_at_ns));
         *measured = Measured {
             rows: Some(rows),
             total_bytes: Some(bytes.total()),
             bytes,
             copies,
+            publish_seconds: Some(published.as_secs_f64()),
             receive_seconds: Some(Duration::from_nanos(times.received_ns).as_secs_f64()),
             ..std::mem::take(measured)
         };
