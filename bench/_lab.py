@@ -106,7 +106,10 @@ class Run:
 
 
 class Memory:
-    """Samples the memory of the trees below `roots` until it is left. `peak` is bytes; `limit` ends the trees that pass it."""
+    """Samples the memory of the trees below `roots` until it is left; `limit` ends the trees that pass it.
+
+    `peak` is the most at one time, `anonymous` and `shared` the most of each, all in bytes.
+    """
 
     def __init__(self, roots: Sequence[int], folder: Path | None = None, *, interval_s: float = 0.02, limit: int | None = None) -> None:
         self.roots, self.folder, self.interval_s, self.limit = list(roots), folder, interval_s, limit
@@ -127,8 +130,8 @@ class Memory:
     def _loop(self) -> None:
         while not self._end.wait(self.interval_s):
             anonymous, shared = tree_memory(self.roots, self.folder)
-            if anonymous + shared > self.peak:
-                self.peak, self.anonymous, self.shared = anonymous + shared, anonymous, shared
+            self.peak = max(self.peak, anonymous + shared)
+            self.anonymous, self.shared = max(self.anonymous, anonymous), max(self.shared, shared)
             if self.limit is not None and anonymous + shared > self.limit and not self.stopped:
                 self.stopped = True
                 for process in self.roots:
