@@ -60,41 +60,53 @@ fn unmap_block(index: u32, at: usize, end: usize) -> usize {
         return end;
     }
     let owner = space::generation(index).owner(unit);
-    let mut shard = space::shard(owner).lock();
+    let shard = space::shard(owner).lock();
     let units = space::units(index);
     let head = head_of(units, unit).filter(|&head| units[head as usize].kind() == Kind::Map);
     let Some(head) = head else { return space::address_of(index, unit + 1) };
     let block = &units[head as usize];
-    let (length, requested) = (block.length(), block.requested() as usize);
-    let start = space::address_of(index, head);
-    let (block_end, last) = (start + length as usize * UNIT_BYTES, start + requested);
-    // Whole units become free; pages of a unit that stays are only emptied.
-    let from = if at <= start { head } else { units_for(at - base) };
-    let to = if end >= last { head + length } else { ((end - base) / UNIT_BYTES) as u32 };
-    if from >= to {
-        empty(index, at..end.min(last));
-        return block_end.min(end);
+    let (length, start) = (block.length(), space::address_of(index, head));
+    let first = start + block.lead() as usize * PAGE_BYTES;
+    let last = start + block.requested() as usize;
+    let next = (start + length as usize * UNIT_BYTES).min(end);
+    let (at, end) = (at.max(first), end.min(last));
+    if at >= end {
+        return next;
     }
-    let edges = [at..space::address_of(index, from), space::address_of(index, to)..end.min(last)];
-    let touched = units_for(last - base).min(to).saturating_sub(from);
+    // Whole units become free; pages of a unit that stays are emptied, and the block is told where it now begins or ends.
+    let from = if at == first { head } else { units_for(at - base) };
+    let to = if end == last { head + length } else { ((end - base) / UNIT_BYTES) as u32 };
+    if from >= to {
+        if at == first {
+            block.set_lead(((end - start) / PAGE_BYTES) as u32);
+        } else if end == last {
+            block.set_requested((at - start) as u64);
+        }
+        empty(index, at..end);
+        return next;
+    }
+    let (after, before) = (space::address_of(index, from), space::address_of(index, to));
     if to < head + length {
-        let rest = last.saturating_sub(space::address_of(index, to));
-        units[to as usize].set_used(Kind::Map, head + length - to, rest as u64);
+        units[to as usize].set_used(Kind::Map, head + length - to, (last - before) as u64);
+        units[to as usize].set_lead(((end - before) / PAGE_BYTES) as u32);
+        empty(index, before..end);
     }
     if from > head {
-        block.set_used(Kind::Map, from - head, ((from - head) as usize * UNIT_BYTES) as u64);
+        block.set_length(from - head);
+        block.set_requested((at - start) as u64);
+        empty(index, at..after);
     }
     restore(index, from, to - from);
-    let given = Given { index, owner, unit: from, length: to - from, touched, keep: false };
-    heap::give_back(given, shard);
-    shard = space::shard(owner).lock();
-    edges.into_iter().filter(|edge| edge.start < edge.end).for_each(|edge| empty(index, edge));
-    drop(shard);
-    block_end.min(end)
+    let touched = units_for(last - base).min(to).saturating_sub(from);
+    heap::give_back(Given { index, owner, unit: from, length: to - from, touched, keep: false }, shard);
+    next
 }
 
-/// Gives the memory of pages back where they are the file's, without caring what they read as.
+/// Gives the memory of pages back, without caring what they read as.
 fn empty(index: u32, pages: Range<usize>) {
+    if pages.is_empty() {
+        return;
+    }
     if space::generation(index).state() == State::Shared {
         punch(pages.start, pages.len());
     } else {

@@ -74,6 +74,8 @@ impl Kind {
 }
 
 const KIND: u32 = 0xff;
+/// At the head of a map: how many of its first pages were unmapped, less than a unit of them.
+const LEAD_SHIFT: u32 = 16;
 /// The pages of this unit no longer show the memory file (something else was mapped over them).
 const REPLACED: u32 = 0x100;
 
@@ -100,6 +102,11 @@ impl Unit {
         self.length.load(Relaxed)
     }
 
+    /// Changes the units of the run, at its head.
+    pub fn set_length(&self, length: u32) {
+        self.length.store(length, Relaxed);
+    }
+
     /// Bytes that the owner asked for, at the head of a block.
     pub fn requested(&self) -> u64 {
         u64::from(self.low.load(Relaxed)) | u64::from(self.high.load(Relaxed)) << 32
@@ -111,9 +118,19 @@ impl Unit {
         self.high.store((bytes >> 32) as u32, Relaxed);
     }
 
+    /// Pages at the start of a map that were unmapped before the rest.
+    pub fn lead(&self) -> u32 {
+        self.tag.load(Relaxed) >> LEAD_SHIFT
+    }
+
+    /// Changes how many of a map's first pages were unmapped.
+    pub fn set_lead(&self, pages: u32) {
+        self.tag.store(self.tag.load(Relaxed) & (KIND | REPLACED) | pages << LEAD_SHIFT, Relaxed);
+    }
+
     /// Makes this unit the head of a block.
     pub fn set_used(&self, kind: Kind, length: u32, requested: u64) {
-        self.set_kind(kind);
+        self.tag.store(self.tag.load(Relaxed) & REPLACED | kind as u32, Relaxed);
         self.length.store(length, Relaxed);
         self.set_requested(requested);
     }
@@ -125,7 +142,7 @@ impl Unit {
 
     /// Changes the kind alone.
     pub fn set_kind(&self, kind: Kind) {
-        self.tag.store(self.tag.load(Relaxed) & !KIND | kind as u32, Relaxed);
+        self.tag.store(self.tag.load(Relaxed) & REPLACED | kind as u32, Relaxed);
     }
 
     /// Whether something else was mapped over this unit.

@@ -5,7 +5,7 @@ use std::os::fd::{IntoRawFd, RawFd};
 use std::sync::Arc;
 
 use forebay_sipc::Excerpt;
-use forebay_sipc::call::{CopyReason, Preview, encode_keep};
+use forebay_sipc::call::{CopyReason, Preview};
 use forebay_types::{Fault, Report};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
@@ -97,7 +97,7 @@ impl Output {
             Ok((written, preview.map_err(|error| unreadable(&error))?))
         });
         let (written, preview) = written.map_err(|report: Report| raise(&report))?;
-        let keep = written.segments.iter().map(|segment| encode_keep(&segment.keep));
+        let keep = written.segments.iter().map(|segment| segment.keep.encode());
         let bytes = written.bytes;
         Ok(Written {
             blobs: std::iter::once(written.message.encode()).chain(keep).collect(),

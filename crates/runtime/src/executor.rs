@@ -12,7 +12,7 @@ use std::time::Instant;
 use forebay_lake::{Mode, ScanRequest, WriteRequest};
 use forebay_shm::arena::{self, Settings};
 use forebay_shm::{Channel, Frame, Inputs, die_with_parent, monotonic_ns};
-use forebay_sipc::call::{Call, CallInput, Preview, Reply, Times, Work, encode_keep};
+use forebay_sipc::call::{Call, CallInput, Preview, Reply, Times, Work};
 use forebay_sipc::{Excerpt, Limits, Message};
 use forebay_types::{Coded, Fault, PartitionField, Report};
 
@@ -153,7 +153,7 @@ impl Function<'_> {
             preview,
             warnings: Vec::new(),
         };
-        let keep = written.segments.iter().map(|segment| encode_keep(&segment.keep));
+        let keep = written.segments.iter().map(|segment| segment.keep.encode());
         let blobs = std::iter::once(written.message.encode()).chain(keep).collect();
         let fds = written.segments.into_iter().map(|segment| segment.file).collect();
         Ok((reply, Frame { header: Vec::new(), blobs, fds }))

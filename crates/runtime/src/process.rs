@@ -21,7 +21,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use forebay_sipc::call::{Call, Reply, decode_keep};
+use forebay_sipc::call::{Call, Keep, Reply};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Resource, Rlimit, pidfd_open, prlimit};
@@ -266,10 +266,10 @@ impl FunctionProcess {
         }
         let mut segments = Vec::with_capacity(named.len());
         for ((id, file), keep) in named.iter().zip(frame.fds).zip(blobs) {
-            let keep = decode_keep(&keep).ok_or_else(|| wrong("it does not say what to keep of a segment".into()))?;
-            let length = forebay_shm::trim(&file, &keep).map_err(|error| wrong(format!("its segment could not be trimmed: {error}")))?;
+            let keep = Keep::decode(&keep).ok_or_else(|| wrong("it does not say what to keep of a segment".into()))?;
+            forebay_shm::trim(&file, &keep).map_err(|error| wrong(format!("its segment could not be trimmed: {error}")))?;
             forebay_shm::seal(&file).map_err(|error| wrong(format!("its segment could not be sealed: {error}")))?;
-            segments.push(NewSegment { id: *id, length, file: Arc::new(file) });
+            segments.push(NewSegment { id: *id, length: keep.length, file: Arc::new(file) });
         }
         Ok(Answer { reply, message, segments })
     }

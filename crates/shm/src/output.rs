@@ -22,7 +22,7 @@ use arrow::buffer::Buffer;
 use arrow::datatypes::SchemaRef;
 use arrow::record_batch::RecordBatch;
 use forebay_arena::{Arena, Found};
-use forebay_sipc::call::{Bytes, Copied, CopyReason};
+use forebay_sipc::call::{Bytes, Copied, CopyReason, Keep};
 use forebay_sipc::limits::{INLINE_BUFFER_BYTES_MAX, INLINE_TOTAL_BYTES_MAX, WORTH_KEEPING};
 use forebay_sipc::{Home, Message, Placement, Placer, describe, ranges};
 
@@ -55,8 +55,8 @@ pub struct NewSegment {
     pub id: u64,
     /// The memory file.
     pub file: OwnedFd,
-    /// What the table needs of it, in bytes.
-    pub keep: Vec<Range<usize>>,
+    /// What the table needs of it.
+    pub keep: Keep,
 }
 
 /// Describes a table whose new segments have identities from `first_id` on. The batches stay in memory until the process ends.
@@ -78,8 +78,8 @@ struct Output {
     inputs: Arc<Inputs>,
     arena: Option<Arena>,
     not_worth_keeping: HashSet<u64>,
-    /// Live ranges by generation of the arena.
-    born: BTreeMap<u32, Vec<Range<usize>>>,
+    /// By generation of the arena: end of the last buffer, and live ranges.
+    born: BTreeMap<u32, (usize, Vec<Range<usize>>)>,
     /// Live ranges by input segment.
     reshared: BTreeMap<u64, Vec<Range<usize>>>,
     /// Of `born`: what was written by [`Output::copy`] or made by `describe`.
@@ -122,16 +122,16 @@ impl Output {
             ranges::total(ranges) as u64
         };
         let reshared = reshared.into_values().map(|mut ranges| sum(&mut ranges)).sum();
-        let all: u64 = born.values_mut().map(sum).sum();
+        let all: u64 = born.values_mut().map(|(_, live)| sum(live)).sum();
         let made: u64 = made.values_mut().map(sum).sum();
         let mut segments = Vec::with_capacity(born.len() + 1);
-        for (generation, keep) in born {
+        for (generation, (end, live)) in born {
             let arena = arena.as_ref().expect("only an arena has generations");
             let file = arena.descriptor(generation).map_err(|source| Error::System { action: "share this process's memory", source })?;
-            segments.push(NewSegment { id: generation_id(first_id, generation), file, keep });
+            segments.push(NewSegment { id: generation_id(first_id, generation), file, keep: keep(end as u64, live) });
         }
         if let Some((file, length)) = writer.finish() {
-            segments.push(NewSegment { id: first_id, file, keep: vec![0..native(length)] });
+            segments.push(NewSegment { id: first_id, file, keep: keep(length, vec![0..native(length)]) });
         }
         let copied = copies.values().sum();
         let bytes = Bytes { referenced: all.saturating_sub(made), reshared, copied, inline };
@@ -148,10 +148,12 @@ impl Output {
         self.arena.as_ref().map_or(Found::Elsewhere, |arena| arena.find(bytes))
     }
 
-    fn refer(&mut self, generation: u32, offset: u64, live: &[Range<usize>], is_made: bool) -> Placement {
+    fn refer(&mut self, generation: u32, offset: u64, length: usize, live: &[Range<usize>], is_made: bool) -> Placement {
         let at = native(offset);
         let shifted = || live.iter().map(|range| range.start + at..range.end + at);
-        self.born.entry(generation).or_default().extend(shifted());
+        let (end, born) = self.born.entry(generation).or_default();
+        *end = (*end).max(at + length);
+        born.extend(shifted());
         if is_made {
             self.made.entry(generation).or_default().extend(shifted());
         }
@@ -188,7 +190,7 @@ impl Output {
             self.piece[start + range.start..start + range.end].copy_from_slice(&buffer.as_slice()[range.clone()]);
         }
         match self.in_arena(&self.piece[start..]) {
-            Found::Here { generation, offset } => Some(self.refer(generation, offset, live, true)),
+            Found::Here { generation, offset } => Some(self.refer(generation, offset, buffer.len(), live, true)),
             Found::Elsewhere | Found::Rewritten => {
                 self.piece.truncate(start);
                 None
@@ -223,11 +225,11 @@ impl Placer for Output {
             return Ok(Placement::Segment { id, offset });
         }
         let reason = match (self.in_arena(buffer), made) {
-            (Found::Here { generation, offset }, None) => return Ok(self.refer(generation, offset, live, false)),
+            (Found::Here { generation, offset }, None) => return Ok(self.refer(generation, offset, buffer.len(), live, false)),
             (Found::Here { generation, offset }, Some(reason)) => {
                 *self.copies.entry(reason).or_default() += ranges::total(live) as u64;
                 self.held.push(buffer.clone());
-                return Ok(self.refer(generation, offset, live, true));
+                return Ok(self.refer(generation, offset, buffer.len(), live, true));
             }
             (_, Some(reason)) => {
                 // Kept, so that no other buffer gets its address.
@@ -243,13 +245,12 @@ impl Placer for Output {
     }
 
     fn segment_length(&self, id: u64) -> u64 {
-        let end = |ranges: &Vec<Range<usize>>| ranges.iter().map(|range| range.end as u64).max().unwrap_or(0);
         if id == self.first_id {
             return self.writer.length();
         }
         let born = id.checked_sub(self.first_id + 1).and_then(|generation| u32::try_from(generation).ok());
         match born.and_then(|generation| self.born.get(&generation)) {
-            Some(ranges) => end(ranges),
+            Some((end, _)) => *end as u64,
             None => self.inputs.length(id).expect("placed in an input"),
         }
     }
@@ -301,6 +302,10 @@ impl Placer for Scales<'_> {
     fn segment_length(&self, _: u64) -> u64 {
         0
     }
+}
+
+fn keep(length: u64, live: Vec<Range<usize>>) -> Keep {
+    Keep { length, live: live.into_iter().map(|range| range.start as u64..range.end as u64).collect() }
 }
 
 /// Identity of the segment that a generation of the arena becomes.

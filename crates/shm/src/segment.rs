@@ -6,6 +6,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{FallocateFlags, MemfdFlags, SealFlags, fallocate, fcntl_add_seals, fcntl_get_seals, ftruncate, memfd_create};
 use rustix::io::Errno;
 
+use forebay_sipc::call::Keep;
+
 use crate::Error;
 
 /// Buffers in a segment begin at multiples of this many bytes: a cache line, and the widest vector register.
@@ -108,36 +110,39 @@ fn create() -> Result<OwnedFd, Error> {
     })
 }
 
-/// Erases everything but the ranges `keep` (bytes; sorted, apart) and cuts the file off behind the last of them; gives its length.
-/// Whole pages go back to the kernel, what is left of the others is overwritten with zeros.
+/// Cuts a segment off and erases everything but what is live of it. Whole pages go back to the kernel, what is left of the others
+/// is overwritten with zeros.
 ///
 /// To be done after the writer has exited and before anybody else is given the file: in between, the writer's heap lies in it.
 ///
 /// # Errors
-/// [`Error::Frame`] for a range outside the file or a file that is no memory file, [`Error::System`].
-pub fn trim(file: impl AsFd, keep: &[Range<u64>]) -> Result<u64, Error> {
+/// [`Error::Frame`] for a length beyond the file or a file that is no memory file, [`Error::System`].
+pub fn trim(file: impl AsFd, keep: &Keep) -> Result<(), Error> {
     let file = file.as_fd();
     fcntl_get_seals(file).map_err(|_| Error::Frame("a segment that is no memory file".into()))?;
     let size = rustix::fs::fstat(file).map_err(|error| Error::system("look at a segment", error))?.st_size;
-    let end = keep.last().map_or(0, |range| range.end);
-    if u64::try_from(size).unwrap_or(0) < end {
-        return Err(Error::Frame(format!("a segment of {size} bytes, of which {end} are to be kept")));
+    if u64::try_from(size).unwrap_or(0) < keep.length {
+        return Err(Error::Frame(format!("a segment of {size} bytes, of which {} are to be kept", keep.length)));
     }
-    let failed = |error| Error::system("trim a segment", error);
-    ftruncate(file, end).map_err(failed)?;
-    let mut gap_start: u64 = 0;
-    for range in keep {
-        let (first_page, last_page) = (gap_start.next_multiple_of(PAGE_BYTES), range.start / PAGE_BYTES * PAGE_BYTES);
-        if first_page < last_page {
-            fallocate(file, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, first_page, last_page - first_page).map_err(failed)?;
-            erase(file, gap_start..first_page)?;
-            erase(file, last_page..range.start)?;
-        } else {
-            erase(file, gap_start..range.start)?;
-        }
+    ftruncate(file, keep.length).map_err(|error| Error::system("trim a segment", error))?;
+    let mut gap_start = 0;
+    for range in &keep.live {
+        punch(file, gap_start..range.start)?;
         gap_start = range.end;
     }
-    Ok(end)
+    punch(file, gap_start..keep.length)
+}
+
+/// Makes a range read as zeros, and frees the pages that lie in it as a whole.
+fn punch(file: BorrowedFd<'_>, gap: Range<u64>) -> Result<(), Error> {
+    let (first_page, last_page) = (gap.start.next_multiple_of(PAGE_BYTES), gap.end / PAGE_BYTES * PAGE_BYTES);
+    if first_page >= last_page {
+        return erase(file, gap);
+    }
+    let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+    fallocate(file, flags, first_page, last_page - first_page).map_err(|error| Error::system("trim a segment", error))?;
+    erase(file, gap.start..first_page)?;
+    erase(file, last_page..gap.end)
 }
 
 /// Overwrites at most two pages with zeros.

@@ -7,7 +7,7 @@ use arrow::array::{ArrayRef, AsArray, DictionaryArray, Int64Array, StringArray};
 use arrow::datatypes::{DataType, Field, Int32Type, Schema, SchemaRef};
 use arrow::record_batch::RecordBatch;
 use forebay_sipc::call::SegmentRef;
-use forebay_sipc::call::{Copied, CopyReason, decode_keep, encode_keep};
+use forebay_sipc::call::{Copied, CopyReason, Keep};
 use forebay_sipc::{Limits, Message};
 use forebay_types::Coded;
 use proptest::prelude::*;
@@ -151,16 +151,14 @@ fn table() -> (SchemaRef, RecordBatch) {
 fn run(id: u64, inputs: &Arc<Inputs>, schema: &SchemaRef, batches: &[RecordBatch]) -> (Vec<u8>, Written) {
     let written = write(id, inputs, schema, batches.to_vec()).unwrap();
     for segment in &written.segments {
-        let keep = decode_keep(&encode_keep(&segment.keep)).unwrap();
-        trim(&segment.file, &keep).unwrap();
+        trim(&segment.file, &Keep::decode(&segment.keep.encode()).unwrap()).unwrap();
         seal(&segment.file).unwrap();
     }
     (written.message.encode(), written)
 }
 
 fn inputs(segments: &[&NewSegment]) -> Arc<Inputs> {
-    let length = |segment: &NewSegment| segment.keep.last().map_or(0, |range| range.end as u64);
-    let refs: Vec<SegmentRef> = segments.iter().map(|s| SegmentRef { id: s.id, length: length(s) }).collect();
+    let refs: Vec<SegmentRef> = segments.iter().map(|s| SegmentRef { id: s.id, length: s.keep.length }).collect();
     let files: Vec<_> = segments.iter().map(|segment| segment.file.as_fd()).collect();
     Inputs::map(&refs, &files).unwrap()
 }
@@ -249,27 +247,30 @@ fn a_few_rows_do_not_keep_a_large_segment() {
 #[test]
 fn trimming_leaves_nothing_but_what_is_kept() {
     let bytes: Vec<u8> = (0..100_000_u32).map(|i| u8::try_from(i % 251 + 1).unwrap()).collect();
-    for keep in [vec![], vec![0..100_000], vec![5..6, 7..4096, 8192..8193, 50_000..70_001], vec![99_999..100_000], vec![4095..4097]] {
+    for live in [vec![], vec![0..100_000], vec![5..6, 7..4096, 8192..8193, 50_000..70_001], vec![99_999..100_000], vec![4095..4097]] {
         let (file, _) = segment(&bytes);
-        let length = trim(&file, &keep).unwrap();
-        assert_eq!(length, keep.last().map_or(0, |range: &std::ops::Range<u64>| range.end));
-        let mut left = vec![9; 100_000];
+        let keep = Keep { length: 99_990.max(live.last().map_or(0, |range: &std::ops::Range<u64>| range.end)), live };
+        trim(&file, &keep).unwrap();
+        let length = usize::try_from(keep.length).unwrap();
+        assert_eq!(rustix::fs::fstat(&file).unwrap().st_size as u64, keep.length);
+        let mut left = vec![9; length];
         let mut read = 0;
-        while read < length as usize {
+        while read < length {
             read += rustix::io::pread(&file, &mut left[read..], read as u64).unwrap();
         }
-        for (at, byte) in left[..length as usize].iter().enumerate() {
-            let is_kept = keep.iter().any(|range| range.contains(&(at as u64)));
-            assert_eq!(*byte, if is_kept { bytes[at] } else { 0 }, "byte {at} of {keep:?}");
+        for (at, byte) in left.iter().enumerate() {
+            let is_live = keep.live.iter().any(|range| range.contains(&(at as u64)));
+            assert_eq!(*byte, if is_live { bytes[at] } else { 0 }, "byte {at} of {keep:?}");
         }
-        let pages: u64 = keep.iter().map(|range| range.end.div_ceil(4096) - range.start / 4096).sum();
-        assert!(rustix::fs::fstat(&file).unwrap().st_blocks as u64 * 512 <= pages * 4096, "{keep:?}");
+        let pages: u64 = keep.live.iter().map(|range| range.end.div_ceil(4096) - range.start / 4096).sum();
+        assert!(rustix::fs::fstat(&file).unwrap().st_blocks as u64 * 512 <= (pages + 1) * 4096, "{keep:?}");
     }
     let (file, _) = segment(&bytes);
-    assert_eq!(code(&trim(&file, &[0..100_001]).unwrap_err()), "IPC0105");
-    assert_eq!(code(&trim(tempfile::tempfile().unwrap(), &[]).unwrap_err()), "IPC0105");
+    let all = |length| Keep { length, live: vec![0..length] };
+    assert_eq!(code(&trim(&file, &all(100_001)).unwrap_err()), "IPC0105");
+    assert_eq!(code(&trim(tempfile::tempfile().unwrap(), &all(0)).unwrap_err()), "IPC0105");
     seal(&file).unwrap();
-    assert_eq!(code(&trim(&file, &[0..5]).unwrap_err()), "IPC0103", "a published segment cannot be trimmed");
+    assert_eq!(code(&trim(&file, &all(5)).unwrap_err()), "IPC0103", "a published segment cannot be trimmed");
 }
 
 #[test]

@@ -219,22 +219,41 @@ pub enum Reply {
     },
 }
 
-/// What a table needs of a segment, `(start, end)` in bytes, sorted and apart: a blob of a [`Reply::Table`]. Everything else of
-/// the segment is erased before anybody sees it, because it may be the function's heap.
-#[must_use]
-pub fn encode_keep(keep: &[Range<usize>]) -> Vec<u8> {
-    keep.iter().flat_map(|range| [range.start as u64, range.end as u64]).flat_map(u64::to_le_bytes).collect()
+/// What is left of a segment: a blob of a [`Reply::Table`]. Everything outside `live` is erased before anybody sees the segment,
+/// because it may be the function's heap.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Keep {
+    /// Length it is cut off to, in bytes.
+    pub length: u64,
+    /// What the table needs, in bytes: sorted, apart, and within `length`.
+    pub live: Vec<Range<u64>>,
 }
 
-/// The inverse of [`encode_keep`]. `None` for bytes that are not sorted ranges that are apart.
-#[must_use]
-pub fn decode_keep(bytes: &[u8]) -> Option<Vec<Range<u64>>> {
-    let (pairs, rest) = bytes.as_chunks::<16>();
-    let number = |bytes: &[u8]| bytes.try_into().map(u64::from_le_bytes).ok();
-    let keep: Vec<Range<u64>> =
-        pairs.iter().map(|pair| Some(number(&pair[..8])?..number(&pair[8..])?)).collect::<Option<_>>()?;
-    let apart = keep.windows(2).all(|pair| pair[0].end < pair[1].start) && keep.iter().all(|range| range.start < range.end);
-    (rest.is_empty() && apart).then_some(keep)
+impl Keep {
+    /// As little-endian numbers: the length, then the start and end of each range.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let numbers = self.live.iter().flat_map(|range| [range.start, range.end]);
+        std::iter::once(self.length).chain(numbers).flat_map(u64::to_le_bytes).collect()
+    }
+
+    /// The inverse. `None` for anything that is not sorted ranges, apart, within the length.
+    #[must_use]
+    pub fn decode(bytes: &[u8]) -> Option<Self> {
+        let (numbers, rest) = bytes.as_chunks::<8>();
+        let mut numbers = numbers.iter().map(|bytes| u64::from_le_bytes(*bytes));
+        let length = numbers.next().filter(|_| rest.is_empty() && numbers.len() % 2 == 0)?;
+        let mut live = Vec::with_capacity(numbers.len() / 2);
+        let mut before = None;
+        while let (Some(start), Some(end)) = (numbers.next(), numbers.next()) {
+            if start >= end || end > length || before.is_some_and(|before| start <= before) {
+                return None;
+            }
+            before = Some(end);
+            live.push(start..end);
+        }
+        Some(Self { length, live })
+    }
 }
 
 /// Bytes copied for one reason.

@@ -11,7 +11,7 @@ use arrow::datatypes::*;
 use arrow::record_batch::{RecordBatch, RecordBatchOptions};
 use proptest::prelude::*;
 
-use crate::call::{CopyReason, Preview, decode_keep, encode_keep};
+use crate::call::{CopyReason, Keep, Preview};
 use crate::*;
 
 /// Copies into one `Vec` per segment; buffers that lie in `given` are found there.
@@ -374,13 +374,14 @@ fn views_of_many_batches_over_one_buffer_are_not_compacted_one_by_one() {
 
 #[test]
 fn what_to_keep_of_a_segment_survives_the_wire() {
-    let keep = vec![0..5, 6..7, 4096..1 << 40];
-    let bytes = encode_keep(&keep);
-    assert_eq!(decode_keep(&bytes).unwrap(), [0..5, 6..7, 4096..1 << 40]);
-    assert_eq!(decode_keep(&[]), Some(Vec::new()));
-    assert_eq!(decode_keep(&bytes[..17]), None);
-    for wrong in [vec![5..5], vec![0..5, 5..6], vec![9..12, 0..3]] {
-        assert_eq!(decode_keep(&encode_keep(&wrong)), None, "{wrong:?}");
+    let keep = Keep { length: 1 << 41, live: vec![0..5, 6..7, 4096..1 << 40] };
+    let bytes = keep.encode();
+    assert_eq!(Keep::decode(&bytes), Some(keep));
+    let nothing = Keep { length: 0, live: Vec::new() };
+    assert_eq!(Keep::decode(&nothing.encode()), Some(nothing));
+    assert_eq!([Keep::decode(&[]), Keep::decode(&bytes[..17]), Keep::decode(&bytes[..16])], [None, None, None]);
+    for live in [vec![5..5], vec![0..5, 5..6], vec![9..12, 0..3], vec![0..101]] {
+        assert_eq!(Keep::decode(&Keep { length: 100, live }.encode()), None);
     }
 }
 

@@ -100,8 +100,7 @@ fn write(id: u64, batch: &RecordBatch, inputs: &Arc<Inputs>) -> (Vec<u8>, Vec<Ne
     let written = forebay_shm::write(id, inputs, &batch.schema(), vec![batch.clone()]).unwrap();
     let sealed = |segment: forebay_shm::NewSegment| {
         seal(&segment.file).unwrap();
-        let length = segment.keep.last().map_or(0, |range| range.end as u64);
-        NewSegment { id: segment.id, length, file: Arc::new(segment.file) }
+        NewSegment { id: segment.id, length: segment.keep.length, file: Arc::new(segment.file) }
     };
     (written.message.encode(), written.segments.into_iter().map(sealed).collect())
 }
