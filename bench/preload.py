@@ -109,6 +109,9 @@ def main() -> None:
         sys.exit(f"there is no {preload}: install the package, or name the library with --library")
     pairs = asked.pairs or (1 if asked.quick else 7)
     rows = asked.rows or (200_000 if asked.quick else 2_000_000)
+    mapped = [sys.executable, "-I", "-c", f"import sys; sys.exit({str(preload)!r} not in open('/proc/self/maps').read())"]
+    if subprocess.run(mapped, env=dict(os.environ, LD_PRELOAD=str(preload))).returncode:
+        sys.exit(f"{preload} does not load")
     # Not imported here: a process starts with the maximum RSS of the one that started it.
     machine = facts({package: version(package) for package in ("pyarrow", "pandas", "polars", "duckdb", "numpy")})
     print(json.dumps(machine))
