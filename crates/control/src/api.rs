@@ -418,10 +418,13 @@ impl std::iter::Sum for Bytes {
     }
 }
 
+/// The reasons for copies, as [`Copied`] names them. A later version may know more.
+pub const COPY_REASONS: [&str; 4] = ["elsewhere", "rewritten", "rebased", "compacted"];
+
 /// Bytes that were copied for one reason.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Copied {
-    /// `elsewhere rewritten rebased compacted`
+    /// One of [`COPY_REASONS`].
     pub reason: String,
     pub bytes: u64,
 }

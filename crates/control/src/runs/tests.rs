@@ -117,3 +117,9 @@ fn a_branch_is_marked_even_if_its_tables_cannot_be_kept() {
     assert_eq!(attempt.leave(&planned, &temporary, &at, &[written("/t/ours.json")]), Vec::<String>::new());
     assert_eq!(lab.head(temporary.name.as_str()).failed_job.as_deref(), Some(job.id()));
 }
+
+#[test]
+fn reasons_of_copies_have_their_names() {
+    use forebay_sipc::call::CopyReason::{Compacted, Elsewhere, Rebased, Rewritten};
+    assert_eq!([Elsewhere, Rewritten, Rebased, Compacted].map(forebay_sipc::call::CopyReason::as_str), api::COPY_REASONS);
+}
