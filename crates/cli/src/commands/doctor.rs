@@ -89,7 +89,8 @@ fn object(check: &Check) -> Value {
 }
 
 fn line(style: Style, check: &Check) -> String {
-    let mut line = format!("{}  {:18}  {}", style.status(&format!("{:7}", check.state.as_str())), check.name, check.found);
+    let found = check.found.replace('\n', &format!("\n{:29}", ""));
+    let mut line = format!("{}  {:18}  {}", style.status(&format!("{:7}", check.state.as_str())), check.name, found);
     if let Some(fix) = &check.fix {
         let word = if check.state == State::Ok { "tip" } else { "fix" };
         line.push_str(&format!("\n{:29}{word}: {fix}", ""));
@@ -159,7 +160,7 @@ fn uv() -> Check {
     let fix = "install it with `pip install uv`, or set `FOREBAY_UV` to the program";
     let uv = match forebay_envs::find_uv(None) {
         Ok(uv) => uv,
-        Err(error) => return Check::off("uv", State::Failed, told(error.report().into()), fix),
+        Err(error) => return Check::off("uv", State::Failed, error.to_string(), fix),
     };
     match output(&uv, &["--version"]) {
         Ok(version) => Check::ok("uv", format!("{} ({})", version.trim(), uv.display())),
@@ -175,7 +176,7 @@ fn interpreters() -> Check {
         return Check::off("Python", State::Warning, "no interpreter found", fix);
     }
     let shown = found.iter().map(|interpreter| format!("{} ({})", interpreter.version, interpreter.path.display()));
-    Check::ok("Python", shown.collect::<Vec<_>>().join(", "))
+    Check::ok("Python", shown.collect::<Vec<_>>().join("\n"))
 }
 
 fn output(program: &Path, arguments: &[&str]) -> Result<String, String> {

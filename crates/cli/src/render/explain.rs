@@ -33,6 +33,9 @@ pub struct Reason {
     pub advice: Option<&'static str>,
 }
 
+/// Not a reason: none was recorded.
+const UNKNOWN: &str = "unknown";
+
 /// Meaning and advice of each reason.
 const WORDS: [(&str, &str, Option<&str>); 4] = [
     (
@@ -63,7 +66,7 @@ pub fn account(nodes: &[NodeResult]) -> Account {
         }
         // Runs of older versions say how much, and not why.
         let told: u64 = node.copies.iter().map(|copied| copied.bytes).sum();
-        add(&mut copies, "unknown", node.bytes_copied.saturating_sub(told), &node.name);
+        add(&mut copies, UNKNOWN, node.bytes_copied.saturating_sub(told), &node.name);
     }
     copies.sort_by_key(|reason| std::cmp::Reverse(reason.bytes));
     #[expect(clippy::cast_precision_loss, reason = "a share is shown with three digits")]
@@ -81,7 +84,11 @@ fn add(copies: &mut Vec<Reason>, reason: &str, bytes: u64, node: &str) {
         return;
     }
     let words = WORDS.iter().find(|(word, ..)| *word == reason);
-    let (meaning, advice) = words.map_or(("the record of the run does not say why", None), |(_, meaning, advice)| (meaning, *advice));
+    let (meaning, advice) = match words {
+        Some((_, meaning, advice)) => (*meaning, *advice),
+        None if reason == UNKNOWN => ("the record of the run does not say why", None),
+        None => ("for a reason that only newer versions know", None),
+    };
     copies.push(Reason { reason: reason.to_owned(), bytes, nodes: vec![node.to_owned()], meaning, advice });
 }
 
@@ -144,7 +151,7 @@ fn percent(share: f64) -> String {
 }
 
 fn slowest(what: &str, nodes: &[NodeResult], seconds: impl Fn(&NodeResult) -> Option<f64>) -> Option<String> {
-    let timed = nodes.iter().filter_map(|node| Some((seconds(node)?, &node.name)));
+    let timed = nodes.iter().filter_map(|node| Some((seconds(node).filter(|seconds| *seconds > 0.0)?, &node.name)));
     let (seconds, name) = timed.max_by(|a, b| a.0.total_cmp(&b.0))?;
     Some(format!("\nslowest in {what}: `{name}`, {}", duration(seconds)))
 }
@@ -218,7 +225,8 @@ a table that is small as a whole: leave it
         let account = account(&old);
         let reasons: Vec<(&str, u64)> = account.copies.iter().map(|reason| (reason.reason.as_str(), reason.bytes)).collect();
         assert_eq!(reasons, [("unknown", 5), ("newer", 4), ("rewritten", 3)]);
-        assert_eq!(account.copies[1].meaning, "the record of the run does not say why");
+        assert_eq!(account.copies[0].meaning, "the record of the run does not say why");
+        assert_eq!(account.copies[1].meaning, "for a reason that only newer versions know");
         assert_eq!(account.uncopied_share, Some(0.0));
         assert!(explanation(Style::PLAIN, &[], &super::account(&[])).ends_with("no table was passed on"));
     }
