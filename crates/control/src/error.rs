@@ -318,7 +318,7 @@ impl Error {
             }
             Self::NoJob { matches, .. } if !matches.is_empty() => format!("give more digits; it fits {}", list(matches)),
             Self::NoJob { .. } => "list jobs with `forebay job list`".to_owned(),
-            Self::DaemonKilled => "nothing of it was merged; run it again".to_owned(),
+            Self::DaemonKilled => "nothing of it is on its branch; run it again".to_owned(),
             Self::NoTable { near, .. } if !near.is_empty() => format!("did you mean {}?", list(near)),
             Self::NoTable { .. } => "list tables with `forebay table list`".to_owned(),
             Self::TableExists { .. } => {
