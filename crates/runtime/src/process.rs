@@ -28,7 +28,7 @@ use rustix::process::{Pid, PidfdFlags, Resource, Rlimit, pidfd_open, prlimit};
 
 use crate::cancel::{CancelToken, kill_group};
 use crate::error::{Failure, told};
-use crate::exchange::{Exchange, Line};
+use crate::exchange::{Broken, Exchange, Line};
 use crate::limits::EXIT_GRACE;
 use crate::lines::{Lines, Stream};
 
@@ -177,7 +177,8 @@ impl FunctionProcess {
             (Ended::Exited, Ok(Some(frame))) => self.answer(frame),
             (Ended::Exited, _) if self.cancel.is_cancelled() => Err(Failure::Cancelled { node: self.node.clone() }),
             (Ended::Exited, Ok(None)) => Err(self.ending(status)),
-            (Ended::Exited, Err(why)) if status.success() => Err(Failure::Answer { node: self.node.clone(), why }),
+            (Ended::Exited, Err(Broken::OutOfFiles(error))) => Err(self.start_failure(io::Error::other(error))),
+            (Ended::Exited, Err(Broken::Other(why))) if status.success() => Err(Failure::Answer { node: self.node.clone(), why }),
             (Ended::Exited, Err(_)) => Err(self.ending(status)),
         }
     }

@@ -279,6 +279,19 @@ pub enum CopyReason {
     Compacted,
 }
 
+impl CopyReason {
+    /// `elsewhere`, `rewritten`, `rebased` or `compacted`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Elsewhere => "elsewhere",
+            Self::Rewritten => "rewritten",
+            Self::Rebased => "rebased",
+            Self::Compacted => "compacted",
+        }
+    }
+}
+
 /// Times of a call, as the function saw them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Times {

@@ -356,7 +356,7 @@ impl<'run> Run<'run> {
         }
         self.failed_expectations.push(node.name.clone());
         let mut report = Report::new("RUN0021", Fault::Request, format!("expectation `{}` does not hold", node.name))
-            .with_hint("look at the data it checks with `forebay query` on the failed run's branch, or run with `--no-strict` to go on");
+            .with_hint("look at the data it checks: in the failed run's branch if it was written, else with `--dry-run --preview head`; or go on with `--no-strict`");
         report.at.clone_from(&node.at);
         report.causes.extend(assertion.map(str::to_owned));
         let error = NodeError { report, traceback: None };
@@ -415,11 +415,11 @@ impl<'run> Run<'run> {
             let segments = table.segments.iter().map(|s| (s.id, s.length, Arc::clone(&s.file))).collect();
             Some(KeptTable { node: *id, message: Arc::clone(&table.message), segments })
         };
-        let (written, kept) = match status {
-            RunStatus::Success => (self.written, self.execution.keep.iter().filter_map(keep).collect()),
-            RunStatus::Failed | RunStatus::Cancelled => (Vec::new(), Vec::new()),
+        let kept = match status {
+            RunStatus::Success => self.execution.keep.iter().filter_map(keep).collect(),
+            RunStatus::Failed | RunStatus::Cancelled => Vec::new(),
         };
-        Outcome { status, error: self.error, nodes, written, kept, failed_expectations: self.failed_expectations }
+        Outcome { status, error: self.error, nodes, written: self.written, kept, failed_expectations: self.failed_expectations }
     }
 }
 
