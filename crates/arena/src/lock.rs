@@ -36,7 +36,8 @@ impl<T> Lock<T> {
 
     /// Takes the lock if it is free.
     pub fn try_lock(&self) -> Option<Guard<'_, T>> {
-        self.word.compare_exchange(FREE, HELD, Ordering::Acquire, Ordering::Relaxed).is_ok().then_some(Guard(self))
+        // Not `then_some`: a guard that is made is also dropped, and would let go what somebody else holds.
+        self.word.compare_exchange(FREE, HELD, Ordering::Acquire, Ordering::Relaxed).is_ok().then(|| Guard(self))
     }
 
     /// The value, for one who holds the lock without a guard (see [`Lock::acquire`]).

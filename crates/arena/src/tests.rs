@@ -253,6 +253,15 @@ fn dirty_runs_are_cleaned_until_none_is_left() {
     model.check();
 }
 
+#[test]
+fn a_lock_that_could_not_be_taken_stays_taken() {
+    let lock = crate::lock::Lock::new(0);
+    let guard = lock.lock();
+    assert!(lock.try_lock().is_none() && lock.try_lock().is_none());
+    drop(guard);
+    assert!(lock.try_lock().is_some() && lock.try_lock().is_some());
+}
+
 // ------------------------------------------------------------------------------------------------ in processes of their own
 
 #[test]
