@@ -94,8 +94,7 @@ import forebay
 @forebay.model()
 def parent():
     import pyarrow as pa, pyarrow.compute as pc
-    base = pc.random({rows}, initializer=1)
-    return pa.table({{f"c{{n}}": pc.add(base, n) for n in range(8)}})
+    return pa.table({{f"c{{n}}": pc.random({rows}, initializer=n) for n in range(8)}})
 """
 CHILD = """
 
