@@ -140,9 +140,10 @@ impl Error {
 
     fn cause(&self) -> Option<String> {
         match self {
-            Self::ProjectFile { why, .. } | Self::File { why, .. } | Self::Answer { why } | Self::NothingToExplain { why, .. } => {
-                Some(why.clone())
-            }
+            Self::ProjectFile { why, .. }
+            | Self::File { why, .. }
+            | Self::Answer { why }
+            | Self::NothingToExplain { why, .. } => Some(why.clone()),
             Self::Signals { source } => Some(source.to_string()),
             _ => None,
         }

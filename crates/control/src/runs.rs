@@ -396,7 +396,11 @@ fn node_result(outcome: &NodeOutcome) -> NodeResult {
         bytes_referenced: outcome.bytes.referenced,
         bytes_reshared: outcome.bytes.reshared,
         bytes_inline: outcome.bytes.inline,
-        copies: outcome.copies.iter().map(|copied| api::Copied { reason: copied.reason.as_str().to_owned(), bytes: copied.bytes }).collect(),
+        copies: outcome
+            .copies
+            .iter()
+            .map(|copied| api::Copied { reason: copied.reason.as_str().to_owned(), bytes: copied.bytes })
+            .collect(),
         receive_seconds: outcome.receive_seconds,
         publish_seconds: outcome.publish_seconds,
         cache: "none".to_owned(),

@@ -212,7 +212,10 @@ mod tests {
             line(Style::PLAIN, &off),
             "failed   uv                  not found\n                             fix: install it"
         );
-        assert!(line(Style::PLAIN, &Check::tip("huge pages", "off", "try it")).ends_with("\n                             tip: try it"));
+        assert!(
+            line(Style::PLAIN, &Check::tip("huge pages", "off", "try it"))
+                .ends_with("\n                             tip: try it")
+        );
         assert_eq!(object(&Check::ok("lake", "x")), json!({"name": "lake", "status": "ok", "found": "x", "fix": null}));
     }
 

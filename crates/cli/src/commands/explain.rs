@@ -79,9 +79,12 @@ mod tests {
     fn only_runs_that_ended_are_explained() {
         let run = json!({ "schema": 1, "job_id": "0199", "status": "FAILED", "ref": null, "nodes": [], "error": null });
         assert!(result(&job("run", "FAILED", Some(run.clone()))).is_ok());
-        for (kind, status, value) in
-            [("query", "SUCCESS", Some(run.clone())), ("run", "RUNNING", None), ("run", "FAILED", None), ("table-import", "SUCCESS", None)]
-        {
+        for (kind, status, value) in [
+            ("query", "SUCCESS", Some(run.clone())),
+            ("run", "RUNNING", None),
+            ("run", "FAILED", None),
+            ("table-import", "SUCCESS", None),
+        ] {
             assert_eq!(error_code(result(&job(kind, status, value))), "CLI0011", "{kind} {status}");
         }
         assert_eq!(error_code(result(&job("run", "SUCCESS", Some(json!(7))))), "CLI0009");

@@ -50,11 +50,17 @@ pub fn huge_pages(root: &Path) -> Check {
         }
         (Some(_), _) => Check::tip(
             "huge pages",
-            if large_on { "2 MiB for shared memory, but not 64 KiB" } else { "off for shared memory (all works with pages of 4 KiB)" },
+            if large_on {
+                "2 MiB for shared memory, but not 64 KiB"
+            } else {
+                "off for shared memory (all works with pages of 4 KiB)"
+            },
             format!("pages of 64 KiB make large tables faster: `echo advise | sudo tee {}`", file.display()),
         ),
         (None, true) => Check::ok("huge pages", "2 MiB for shared memory"),
-        (None, false) => Check::ok("huge pages", "this kernel has none of 64 KiB for shared memory (all works with pages of 4 KiB)"),
+        (None, false) => {
+            Check::ok("huge pages", "this kernel has none of 64 KiB for shared memory (all works with pages of 4 KiB)")
+        }
     }
 }
 
@@ -76,7 +82,8 @@ fn open_files_of(soft: u64, hard: u64) -> Check {
     if hard >= OPEN_FILES_MIN {
         return Check::ok("open files", found);
     }
-    let fix = format!("raise the hard limit to {OPEN_FILES_MIN} or more (`ulimit -Hn`, or `nofile` in /etc/security/limits.conf)");
+    let fix =
+        format!("raise the hard limit to {OPEN_FILES_MIN} or more (`ulimit -Hn`, or `nofile` in /etc/security/limits.conf)");
     Check::off("open files", State::Warning, found, fix)
 }
 
@@ -103,7 +110,9 @@ mod tests {
         ];
         for (global, small, large, expected) in cases {
             let root = tempfile::tempdir().unwrap();
-            for (name, text) in [("shmem_enabled", global), ("hugepages-64kB/shmem_enabled", small), ("hugepages-2048kB/shmem_enabled", large)] {
+            for (name, text) in
+                [("shmem_enabled", global), ("hugepages-64kB/shmem_enabled", small), ("hugepages-2048kB/shmem_enabled", large)]
+            {
                 let file = root.path().join(name);
                 std::fs::create_dir_all(file.parent().unwrap()).unwrap();
                 text.map(|text| std::fs::write(file, text).unwrap());
