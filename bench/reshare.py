@@ -50,7 +50,7 @@ END = """
 @forebay.model()
 @forebay.python(pip={{"polars": ""}})
 def end({inputs}):
-    return {{"rows": [table.num_rows for table in ({names},)]}}
+    return {{"rows": [table.height for table in ({names},)]}}
 """
 
 
@@ -75,7 +75,8 @@ def project(lab: Lab, kind: str, chains: int) -> Path:
         else:
             models += STEP.format(name=name, source=source, step=step, chain=chain)
     tables = ["source"] + [name for name, *_ in names(chains)]
-    inputs = ", ".join(f'{name}=forebay.Model("{name}")' for name in tables)
+    # As Polars frames: a pyarrow.Table would hold plain strings, made from the views, of all tables.
+    inputs = ", ".join(f'{name}: "pl.DataFrame" = forebay.Model("{name}")' for name in tables)
     files["models.py"] = models + END.format(inputs=inputs, names=", ".join(tables))
     return lab.project(files)
 
@@ -190,6 +191,11 @@ def through_files(lab: Lab, python: str, parquet: Path, chains: int, limit: int)
     return result
 
 
+def made(one: dict[str, Any]) -> int:
+    """Bytes that the steps of all chains made anew."""
+    return one["copied"] + one.get("referenced", 0)
+
+
 def report(found: dict[str, dict[int, dict[str, Any]]], limit: int) -> list[dict[str, Any]]:
     """Prints all counts of chains and gives the lines of the history."""
     rows, lines = [], []
@@ -201,14 +207,14 @@ def report(found: dict[str, dict[int, dict[str, Any]]], limit: int) -> list[dict
                 lines.append({"kind": kind, "chains": count, "over": True})
                 continue
             base = found.get("ipc-file", {}).get(count, {})
-            one["tables_per_chain"] = (one["tables"] - one["source"]) / count
+            one["made_per_chain"] = made(one) / count
             fewer = min(by_count)
             one["added_per_chain"] = (one["peak"] - first["peak"]) / (count - fewer) if count > fewer else None
-            based = (base["tables"] - base["source"]) / count if base.get("tables") else None
-            rows.append([KINDS[kind], count, f"{one['seconds']:.2f}", size(one["peak"]), size(one["added_per_chain"]), size(one["tables_per_chain"]), f"{based / one['tables_per_chain']:.2f}" if based else "-",
+            theirs = made(base) / made(one) if base.get("peak") else None
+            rows.append([KINDS[kind], count, f"{one['seconds']:.2f}", size(one["peak"]), size(one["added_per_chain"]), size(one["made_per_chain"]), f"{theirs:.2f}" if theirs else None,
                          size(one["copied"]), size(one.get("reshared")), size(one.get("referenced"))])
             lines.append({"kind": kind, "chains": count, **one})
-    show(["", "chains", "seconds", "peak", "added/chain", "tables/chain", "(a)/this", "copied", "reshared", "referenced"], rows)
+    show(["", "chains", "seconds", "peak", "added/chain", "made/chain", "(a)/this", "copied", "reshared", "referenced"], rows)
     for kind in ("polars", "sql"):
         both = [(count, one["added_per_chain"], found["ipc-file"][count].get("added_per_chain")) for count, one in found.get(kind, {}).items() if "ipc-file" in found and count in found["ipc-file"] and one.get("added_per_chain")]
         for count, ours, theirs in both[-1:]:
