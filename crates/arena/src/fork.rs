@@ -16,7 +16,7 @@
 //! A thaw writes the pages that were copied since the freeze back to the file. It needs a process of one thread: no other
 //! thread may write while pages move.
 
-use std::sync::atomic::{AtomicI32, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, AtomicUsize, Ordering::Relaxed};
 
 use crate::heap::forget_exhaustion;
 use crate::pagemap;
@@ -33,6 +33,8 @@ static WITNESS_FILE: AtomicI32 = AtomicI32::new(-1);
 static WITNESS_PAGE: AtomicUsize = AtomicUsize::new(0);
 static WITNESS_DEVICE: AtomicU64 = AtomicU64::new(0);
 static WITNESS_INODE: AtomicU64 = AtomicU64::new(0);
+/// A child was born without a witness: we are never sure again to be alone.
+static LOST: AtomicBool = AtomicBool::new(false);
 
 /// Has the handlers below called at every `fork` of libc.
 pub fn install() {
@@ -73,6 +75,7 @@ pub extern "C" fn child() {
         }
         // The page stays mapped, and so tells the parent that we live. Our own children get a witness of ours.
         WITNESS_FILE.store(-1, Relaxed);
+        LOST.store(false, Relaxed);
         // SAFETY: this is the only thread, and it held all locks when it was forked.
         unsafe { space::forget_lists() };
         forget_exhaustion();
@@ -97,6 +100,10 @@ pub fn can_fork() -> bool {
 /// # Safety
 /// This thread holds all locks.
 unsafe fn freeze() -> bool {
+    // Before every fork: the child will see all our files.
+    if space::generations().any(|(_, this)| this.descriptor().is_some()) && !post_witness() {
+        LOST.store(true, Relaxed);
+    }
     let index = space::CURRENT.load(Relaxed);
     if index == NONE || space::generation(index).state() != State::Shared {
         return true;
@@ -105,7 +112,7 @@ unsafe fn freeze() -> bool {
     let Some(file) = this.file() else {
         system::give_up("forebay: the descriptor of the memory arena was closed or reused, fork is impossible\n");
     };
-    if !post_witness() || !has_room(private_bytes(index)) {
+    if !has_room(private_bytes(index)) {
         return false;
     }
     let at = space::address_of(index, 0);
@@ -194,6 +201,38 @@ pub unsafe fn thaw(index: u32) -> bool {
     done
 }
 
+/// Gives back the memory of freed blocks in frozen generations, if this process is the only one that sees their files.
+pub fn reclaim() -> bool {
+    space::acquire_all();
+    let current = space::CURRENT.load(Relaxed);
+    let frozen = || space::generations().filter(|&(index, this)| index != current && this.state() == State::Frozen);
+    let done = frozen().next().is_some() && is_alone();
+    if done {
+        frozen().for_each(|(index, this)| punch_gaps(index, this));
+    }
+    space::release_all();
+    done
+}
+
+/// Empties what no block of a frozen generation needs.
+fn punch_gaps(index: u32, this: &space::Generation) {
+    let Some(file) = this.file() else { return };
+    let start = space::address_of(index, 0);
+    let mut at = start;
+    let punch = |at: usize, end: usize| {
+        let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+        if at < end {
+            // SAFETY: numbers only, and the descriptor was just checked to be ours.
+            unsafe { libc::fallocate(file, mode, (at - start) as libc::off_t, (end - at) as libc::off_t) };
+        }
+    };
+    each_extent(index, |from, to| {
+        punch(at, from);
+        at = to;
+    });
+    punch(at, start + this.top() as usize * UNIT_BYTES);
+}
+
 fn write_back(index: u32, file: i32, page: usize) -> bool {
     let offset = (page - space::address_of(index, 0)) as libc::off_t;
     // SAFETY: the page is one of a block, mapped readable: generations with other protections are not thawed.
@@ -226,7 +265,7 @@ pub fn witness() -> Option<i32> {
     Some(WITNESS_FILE.load(Relaxed)).filter(|&file| file >= 0)
 }
 
-/// Sees to it that the witness's page is mapped, for the child to inherit.
+/// Sees to it that the witness's page is mapped, for the child to inherit. `false`: no descriptor is left, say.
 fn post_witness() -> bool {
     if WITNESS_FILE.load(Relaxed) >= 0 {
         return true;
@@ -249,7 +288,7 @@ fn post_witness() -> bool {
 
 /// Whether no process forked from this one is left.
 fn is_alone() -> bool {
-    if !witness_is_ours() {
+    if LOST.load(Relaxed) || !witness_is_ours() {
         return false;
     }
     let (file, page) = (WITNESS_FILE.load(Relaxed), WITNESS_PAGE.load(Relaxed));

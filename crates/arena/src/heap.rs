@@ -6,7 +6,7 @@
 //!
 //! System calls that take time are made without a lock: the block is *leaving* meanwhile, nobody's.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed};
 
 use crate::fork;
 use crate::lock::Guard;
@@ -17,8 +17,12 @@ use crate::units::Kind;
 
 pub static KEEP_BYTES: AtomicUsize = AtomicUsize::new(0);
 pub static LIMIT_BYTES: AtomicUsize = AtomicUsize::new(usize::MAX);
-/// No generation could be opened, and nothing has changed since.
-static EXHAUSTED: AtomicBool = AtomicBool::new(false);
+/// No generation could be opened: so many requests pass through before it is tried again.
+static EXHAUSTED: AtomicU32 = AtomicU32::new(0);
+const TRY_AGAIN_AFTER: u32 = 256;
+/// Bytes freed in frozen generations since their files were last looked through.
+static STALE: AtomicUsize = AtomicUsize::new(0);
+const STALE_BYTES_MAX: usize = 64 << 20;
 
 /// Blocks from this size on start at a multiple of a huge page.
 const HUGE_FROM_BYTES: usize = 8 << 20;
@@ -161,7 +165,7 @@ fn place(
 
 /// Makes a generation current: the frozen one again if nobody else sees it, else a new one.
 fn renew() -> bool {
-    if EXHAUSTED.load(Relaxed) {
+    if EXHAUSTED.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1)).is_ok() {
         return false;
     }
     space::acquire_all();
@@ -169,14 +173,14 @@ fn renew() -> bool {
     let shared = current != NONE && space::generation(current).state() == State::Shared;
     // SAFETY: all locks are held, as both ask.
     let done = shared || unsafe { current != NONE && fork::thaw(current) || space::open() };
-    EXHAUSTED.store(!done, Relaxed);
+    EXHAUSTED.store(if done { 0 } else { TRY_AGAIN_AFTER }, Relaxed);
     space::release_all();
     done
 }
 
 /// A fork or a retirement may have made room for a new generation.
 pub fn forget_exhaustion() {
-    EXHAUSTED.store(false, Relaxed);
+    EXHAUSTED.store(0, Relaxed);
 }
 
 /// Whether `bytes` more may be held. What is promised is compared first; only when that is too much do we ask what is held.
@@ -186,8 +190,8 @@ fn fits_limit(bytes: usize) -> bool {
         return true;
     }
     let fits = |spared: usize| (held_bytes() as usize).saturating_sub(spared).saturating_add(bytes) <= limit;
-    // Memory kept for recycling is given back before anything is refused.
-    fits(0) || (fits(COUNTERS.dirty.load(Relaxed)) && purge() && fits(0))
+    // Memory that nobody uses is given back before anything is refused: kept for recycling, or left behind by a fork.
+    fits(0) || (fits(COUNTERS.dirty.load(Relaxed)) && purge() && fits(0)) || (fork::reclaim() && (fits(0) || purge() && fits(0)))
 }
 
 /// Gives the memory of all dirty runs back.
@@ -305,9 +309,13 @@ pub fn give_back(given: Given, mut shard: Guard<'_, Shard>) {
         settle(given, &mut shard, !clean);
     }
     let left = this.used.fetch_sub(given.length, Relaxed) - given.length;
-    if left == 0 && !given.is_listed() {
-        drop(shard);
+    let listed = given.is_listed();
+    drop(shard);
+    if left == 0 && !listed {
         retire(given.index);
+    } else if !listed && STALE.fetch_add(given.bytes(), Relaxed) + given.bytes() > STALE_BYTES_MAX {
+        STALE.store(0, Relaxed);
+        fork::reclaim();
     }
 }
 

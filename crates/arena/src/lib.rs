@@ -40,7 +40,7 @@ use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 pub use face::{Arena, Face, Found, SYMBOL, VERSION, of_process};
 pub use fork::{can_fork, child, parent, prepare};
 pub use heap::{Request, Served, allocate, free, reallocate, requested};
-pub use space::{is_ours, windows};
+pub use space::{is_ours, reserved_bytes, windows};
 pub use statistics::Statistics;
 pub use system::{errno, keeping_errno, set_errno};
 pub use units::Kind;

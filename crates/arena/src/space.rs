@@ -154,8 +154,7 @@ static POOL: Lock<Pool> = Lock::new(Pool);
 pub fn reserve() -> bool {
     let mut span = SPAN_BYTES_MAX;
     while span >= SPAN_BYTES_MIN {
-        let metadata = span / UNIT_BYTES * size_of::<Unit>() * GENERATIONS;
-        if let Some(at) = system::reserve(0, span * GENERATIONS + metadata + ALIGNMENT_BYTES_MAX) {
+        if let Some(at) = system::reserve(0, reserved_by(span)) {
             START.store(at.next_multiple_of(ALIGNMENT_BYTES_MAX), Ordering::Relaxed);
             SPAN_SHIFT.store(span.trailing_zeros(), Ordering::Relaxed);
             SHARD_COUNT.store(system::processors().min(SHARDS_MAX as u32), Ordering::Relaxed);
@@ -165,6 +164,16 @@ pub fn reserve() -> bool {
         span /= 2;
     }
     false
+}
+
+/// Addresses that windows of `span` bytes, their metadata and their alignment take.
+fn reserved_by(span: usize) -> usize {
+    (span + span / UNIT_BYTES * size_of::<Unit>()) * GENERATIONS + ALIGNMENT_BYTES_MAX
+}
+
+/// Bytes of addresses that are reserved, none of which is memory.
+pub fn reserved_bytes() -> usize {
+    if LENGTH.load(Ordering::Acquire) == 0 { 0 } else { reserved_by(span_bytes()) }
 }
 
 /// Whether the address lies in a window.
