@@ -511,8 +511,15 @@ fn maps_behave_as_the_kernels_do() {
         used.fill(3);
         let at = used.as_ptr() as usize;
         assert_eq!(maps::remap(at, 4 * MIB, 3 * MIB, false), Served::At(at));
-        // A page was closed above: what could be closed is not moved.
+        // What has one protection moves with it; what has several does not.
+        assert!(maps::protect(at, MIB, libc::PROT_NONE));
         assert_eq!(maps::remap(at, 3 * MIB, 9 * MIB, true), Served::Elsewhere);
+        assert!(maps::protect(at, 3 * MIB, libc::PROT_NONE));
+        let Served::At(moved) = maps::remap(at, 3 * MIB, 9 * MIB, true) else { panic!("not moved") };
+        assert!(maps::protect(moved, 9 * MIB, libc::PROT_READ));
+        // SAFETY: the map that was just made, and is readable now.
+        let moved = unsafe { std::slice::from_raw_parts(moved as *const u8, 9 * MIB) };
+        assert!(moved[..3 * MIB].iter().all(|&byte| byte == 3) && moved[3 * MIB..].iter().all(|&byte| byte == 0));
     });
 }
 
