@@ -789,6 +789,48 @@ fn threads_forks_and_random_sizes() {
 
 #[test]
 #[cfg_attr(miri, ignore = "Miri knows no memory files")]
+fn threads_on_different_processors_share_no_lock() {
+    alone("threads_on_different_processors_share_no_lock", Settings::default(), |arena| {
+        // SAFETY: all zeros is an empty set, which the kernel fills.
+        let allowed: Vec<usize> = unsafe {
+            let mut set: libc::cpu_set_t = std::mem::zeroed();
+            assert_eq!(libc::sched_getaffinity(0, size_of::<libc::cpu_set_t>(), &raw mut set), 0);
+            (0..libc::CPU_SETSIZE as usize).filter(|&processor| libc::CPU_ISSET(processor, &set)).collect()
+        };
+        let of_shard = |shard: u32| allowed.iter().copied().find(|&processor| processor as u32 % crate::space::shard_count() == shard);
+        let (Some(one), Some(other)) = (of_shard(0), of_shard(1)) else {
+            println!("skipped: the processors that this may run on have one shard");
+            return;
+        };
+        let mine = |processor: usize| {
+            // SAFETY: all zeros is an empty set.
+            unsafe {
+                let mut set: libc::cpu_set_t = std::mem::zeroed();
+                libc::CPU_SET(processor, &mut set);
+                assert_eq!(libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &raw const set), 0);
+            }
+            let (here, block) = (crate::space::here(), vec![1u8; MIB]);
+            (here, block)
+        };
+        let first = std::thread::spawn(move || mine(one).0).join().unwrap();
+        // Its lock is held, and yet a thread on another processor allocates, grows, frees, and finds.
+        let held = crate::space::shard(first).lock();
+        let worked = std::thread::spawn(move || {
+            let (here, mut block) = mine(other);
+            block.extend_from_slice(&[2u8; 3 * MIB]);
+            let found = matches!(arena.find(&block), Found::Here { .. });
+            drop(block);
+            drop(vec![0u8; 2 * MIB]);
+            (here, found)
+        });
+        let (second, found) = worked.join().unwrap();
+        drop(held);
+        assert!(found && second != first);
+    });
+}
+
+#[test]
+#[cfg_attr(miri, ignore = "Miri knows no memory files")]
 fn one_thread_forks_and_thaws() {
     alone_in_one_thread("one_thread_forks_and_thaws", |_| {
         let mut hoard = Hoard::new(5);
