@@ -61,7 +61,7 @@ def work(n=300_000):
     told.append(polars.join(polars.unique("k"), on="k").sort("v").height)
     duck = duckdb.connect()
     duck.execute("SET threads = 2")
-    told.append(duck.sql("SELECT k, count(*) c, sum(v) v FROM table ORDER BY ALL" if False else "SELECT count(*), round(sum(s), 3) FROM (SELECT k, sum(v) s FROM polars GROUP BY k)").fetchall())
+    told.append(duck.sql("SELECT count(*), round(sum(s), 3) FROM (SELECT k, sum(v) s FROM polars GROUP BY k)").fetchall())
     return repr(told)
 """
 
@@ -113,16 +113,6 @@ def test_results_of_threads() -> None:
         assert list(pool.map(work, [100_000] * 18)) == [expected] * 18
     """
     python(WORK + textwrap.dedent(code))
-
-
-@pytest.mark.parametrize("command", ["ls /", "true", "bash -c 'x=$(ls); [ -z \"$LD_PRELOAD\" ]'", "git --version"])
-def test_programs_that_never_use_it(command: str) -> None:
-    environment = {**os.environ, "LD_PRELOAD": str(library())}
-    # `exec`: the shell was started with the library, its variable is gone.
-    done = subprocess.run(["env", f"LD_PRELOAD={library()}", "sh", "-c", command], env=os.environ, capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (0, "")
-    direct = subprocess.run(["/bin/ls", "/"], env=environment, capture_output=True, text=True)
-    assert (direct.returncode, direct.stderr) == (0, "")
 
 
 def test_started_programs_run_without_it() -> None:
@@ -182,15 +172,14 @@ def test_memory_is_shareable_again_after_a_fork() -> None:
     python(code)
 
 
-#: Ways of running work in other processes; the last two inherit nothing, so they run without the library.
+#: Ways of running work in other processes. Those that are started afresh (spawn, loky) run without the library.
 POOLS = {
     "fork": 'import multiprocessing as m; pool = m.get_context("fork").Pool(2)\nresults = pool.map(task, range(6))',
     "spawn": 'import multiprocessing as m; pool = m.get_context("spawn").Pool(2)\nresults = pool.map(task, range(6))',
     "forkserver": 'import multiprocessing as m; pool = m.get_context("forkserver").Pool(2)\nresults = pool.map(task, range(6))',
     "executor": "from concurrent.futures import ProcessPoolExecutor as P; pool = P(2)\nresults = list(pool.map(task, range(6)))",
+    "loky": "import joblib\nresults = joblib.Parallel(n_jobs=2)(joblib.delayed(task)(n) for n in range(6))",
 }
-if importlib.util.find_spec("joblib"):
-    POOLS["loky"] = "import joblib\nresults = joblib.Parallel(n_jobs=2)(joblib.delayed(task)(n) for n in range(6))"
 
 
 @pytest.mark.parametrize("pool", POOLS)
