@@ -21,7 +21,7 @@ PATIENCE_S = 120
 #: What every program begins with: `arena()` is what the arena did so far, by the table that the library exports.
 BEGIN = """
 import ctypes, gc, os, resource, signal, subprocess, sys, threading
-NAMES = "live dirty held allocations recycled maps punched in_place freezes thaws generations refused passed_through stale".split()
+NAMES = "live dirty held allocations recycled maps punched in_place freezes thaws generations refused huge passed_through stale".split()
 class Statistics(ctypes.Structure):
     _fields_ = [(name, ctypes.c_uint64) for name in NAMES]
 class Face(ctypes.Structure):
