@@ -24,6 +24,7 @@ mod process;
 mod segment;
 #[cfg(test)]
 mod tests;
+mod views;
 
 pub use channel::{Channel, Frame, Listener};
 pub use error::Error;
@@ -32,3 +33,4 @@ pub use mapping::Mapping;
 pub use output::{Output, Written};
 pub use process::die_with_parent;
 pub use segment::{SegmentWriter, is_sealed, seal};
+pub use views::{as_views, view_type};
