@@ -9,11 +9,11 @@ from __future__ import annotations
 import os
 import re
 from datetime import datetime, timezone
-from typing import Any, Mapping, Union
+from typing import Any, Iterable, Mapping, Union
 
 from . import schema
 from .exceptions import NamespaceUnresolvedError, NotABranchRefError, NotATagRefError
-from .state import NodeState
+from .state import BytesState, CopiedState, NodeState
 
 RefArg = Union[str, schema.Ref]
 BranchArg = Union[str, schema.Branch]
@@ -170,7 +170,20 @@ def to_job(data: Mapping[str, Any]) -> schema.Job:
 
 def to_node(data: Mapping[str, Any]) -> NodeState:
     known = NodeState.__dataclass_fields__
-    return NodeState(**{key: value for key, value in data.items() if key in known})
+    fields = {key: value for key, value in data.items() if key in known}
+    fields["copies"] = tuple(CopiedState(copied["reason"], copied["bytes"]) for copied in data.get("copies") or ())
+    return NodeState(**fields)
+
+
+def to_bytes(nodes: Iterable[NodeState]) -> BytesState:
+    """The bytes of all nodes. Added up here, because records of older versions hold no sums."""
+    found = tuple(nodes)
+    return BytesState(
+        referenced=sum(node.bytes_referenced for node in found),
+        reshared=sum(node.bytes_reshared for node in found),
+        copied=sum(node.bytes_copied for node in found),
+        inline=sum(node.bytes_inline for node in found),
+    )
 
 
 def job_status(state: schema.JobState | str) -> str:

@@ -2,7 +2,7 @@
 
 ```text
 supervisor -> here   {"node", "segments", "inputs", "work", "output_segment", "preview"}   a message per input, a descriptor per segment
-here -> supervisor   {"reply": "table" | "truth" | "failed", …}                            the result's message, the new segment
+here -> supervisor   {"reply": "table" | "truth" | "failed", …}                            the result's message, the new segments
 ```
 
 The twin of `crates/sipc/src/call.rs`. Starting up is on every node's path, so this module imports next to nothing before the
@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from typing import Any, Callable, NoReturn
 
 from ._native import Channel, Output, die_with_parent
@@ -69,26 +70,32 @@ def _run(frame: Any, call: dict[str, Any], reply: _Reply) -> None:
 
     work = call["work"]
     reply.node, reply.project = call["node"], work["project"]
-    inputs = frame.inputs([(segment["id"], segment["length"]) for segment in call["segments"]])
     function = _load(work["project"], work["file"], work["function"])
+    started = time.monotonic_ns()
+    inputs = frame.inputs([(segment["id"], segment["length"]) for segment in call["segments"]])
     arguments = _function_inputs.arguments(work["arguments"], call["inputs"], frame.blobs, inputs)
+    received = time.monotonic_ns() - started
     if work["truth"]:
         reply.header = _truth(function, arguments, reply)
         return
     result = _call(function, arguments)
+    returned_at = time.monotonic_ns()
 
     from . import _function_results
 
     table, warnings = _function_results.table(result)
     del result
     written = _function_results.write(Output(call["output_segment"], inputs), table, call["preview"])
-    reply.fds = [] if written.fd is None else [written.fd]
+    reply.fds = written.fds
     warnings += _function_results.check_columns(written.column_names, work["columns"], work["strict"])
-    reply.blobs = [written.message]
+    reply.blobs = written.blobs
     reply.header = {
         "reply": "table",
         "rows": written.rows,
         "bytes": written.bytes,
+        "copies": [{"reason": reason, "bytes": count} for reason, count in written.copies],
+        "segments": written.segments,
+        "times": {"received_ns": received, "returned_at_ns": returned_at},
         "preview": written.preview,
         "warnings": warnings,
     }

@@ -9,7 +9,17 @@ from typing import Any, Mapping
 from .exceptions import ForebayError
 from .schema import Actor, Branch
 
-__all__ = ["InfoState", "NodeState", "PlanState", "RunExecutionContext", "RunState", "TableDataImportState"]
+__all__ = [
+    "BytesState",
+    "CopiedState",
+    "ExplainState",
+    "InfoState",
+    "NodeState",
+    "PlanState",
+    "RunExecutionContext",
+    "RunState",
+    "TableDataImportState",
+]
 
 
 @dataclass(frozen=True)
@@ -41,10 +51,48 @@ class RunExecutionContext:
 
 
 @dataclass(frozen=True)
-class NodeState:
-    """One function of a run. The four byte counts say how its result reached shared memory.
+class BytesState:
+    """Bytes of tables, by how they got into shared memory.
 
-    `status` is `waiting running done failed cancelled skipped`; `seconds` is wall-clock time.
+    `referenced`: born there; `reshared`: shared again from an input; `copied`: copied there; `inline`: so small that they
+    travel in the message.
+    """
+
+    referenced: int = 0
+    reshared: int = 0
+    copied: int = 0
+    inline: int = 0
+
+    @property
+    def total(self) -> int:
+        """All bytes."""
+        return self.referenced + self.reshared + self.copied + self.inline
+
+    @property
+    def uncopied_share(self) -> float | None:
+        """Share of the bytes that needed no copy, from 0 to 1; `None` if there are none."""
+        return 1 - self.copied / self.total if self.total else None
+
+
+@dataclass(frozen=True)
+class CopiedState:
+    """Bytes that were copied for one reason.
+
+    `elsewhere`: not born in shared memory (blocks below 64 KiB, or memory no allocator gave); `rewritten`: written to after
+    the function had forked; `rebased`: a slice of an array of lists; `compacted`: a small part of a large table, copied
+    so that the rest can be freed. A later version may know more.
+    """
+
+    reason: str
+    bytes: int
+
+
+@dataclass(frozen=True)
+class NodeState:
+    """One function of a run. The four byte counts say how its result reached shared memory, `copies` why bytes were copied.
+
+    `status` is `waiting running done failed cancelled skipped`; `seconds` is wall-clock time, `receive_seconds` from the
+    received call to the input tables held, `publish_seconds` from the function's return to its table published.
     """
 
     name: str
@@ -57,6 +105,9 @@ class NodeState:
     bytes_referenced: int = 0
     bytes_reshared: int = 0
     bytes_inline: int = 0
+    copies: tuple[CopiedState, ...] = ()
+    receive_seconds: float | None = None
+    publish_seconds: float | None = None
     cache: str = "none"
 
 
@@ -64,7 +115,8 @@ class NodeState:
 class RunState:
     """How a run went. A run that failed does not raise: look at `job_status` and `error`.
 
-    `job_status` is `SUCCESS`, `FAILED` or `CANCELLED`, and `None` for a run that was detached.
+    `job_status` is `SUCCESS`, `FAILED` or `CANCELLED`, and `None` for a run that was detached. After a failure, `kept_tables`
+    are the tables it had written; they can be looked at on `failed_branch`. `bytes` are those of all its tables.
     """
 
     ctx: RunExecutionContext
@@ -76,6 +128,8 @@ class RunState:
     exception: ForebayError | None = None
     traceback: str | None = None
     failed_branch: str | None = None
+    kept_tables: tuple[str, ...] = ()
+    bytes: BytesState = BytesState()
     ended_at_ns: int | None = None
     nodes: list[NodeState] = field(default_factory=list)
     tasks_started: dict[str, datetime] = field(default_factory=dict)
@@ -103,6 +157,15 @@ class RunState:
         if self.exception is not None:
             raise self.exception
         return self
+
+
+@dataclass(frozen=True)
+class ExplainState:
+    """How the tables of a run got from function to function: per function in `nodes`, and all together in `bytes`."""
+
+    job_id: str
+    nodes: tuple[NodeState, ...]
+    bytes: BytesState
 
 
 @dataclass(frozen=True)

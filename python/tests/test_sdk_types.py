@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from forebay import _convert, exceptions, schema
-from forebay._client_jobs import _Watch
+from forebay._client_jobs import JobMethods, _Watch
 from forebay._connection import Answer
 from forebay._errors import _BY_AREA, _BY_CODE, from_wire
-from forebay.state import RunExecutionContext, RunState
+from forebay.state import BytesState, CopiedState, RunExecutionContext, RunState
 
 ROOT = Path(__file__).parents[2]
 WIRE = {
@@ -153,13 +153,45 @@ def test_a_run_state_is_filled_by_events_and_result():
     ):
         watch(event)
     node = {"name": "a", "kind": "python", "status": "failed", "rows": None, "bytes_copied": 3, "later": "field"}
+    node["copies"] = [{"reason": "elsewhere", "bytes": 3}]
     error = {"code": "RUN0001", "message": "model `a` raised", "fault": "request", "traceback": "ValueError: x", "node": "a"}
-    state = watch.end(Answer({"job_id": "j1", "status": "FAILED", "ref": None, "nodes": [node], "error": error}))
+    result = {"job_id": "j1", "status": "FAILED", "ref": None, "nodes": [node], "error": error, "kept_tables": ["default.t"]}
+    state = watch.end(Answer(result))
     assert (state.job_id, state.job_status, state.user_logs, state.previews) == ("j1", "FAILED", ["a | hello"], {"a": "| x |"})
     assert state.nodes[0].bytes_copied == 3 and set(state.tasks_started) == set(state.tasks_stopped) == {"a"}
+    assert state.nodes[0].copies == (CopiedState("elsewhere", 3),) and state.kept_tables == ("default.t",)
+    assert state.bytes == BytesState(copied=3) and state.bytes.uncopied_share == 0
     assert state.traceback == "ValueError: x" and "model `a` raised" in state.error and state.duration > 0
     with pytest.raises(exceptions.ForebayJobError):
         state.raise_for_status()
+
+
+class Records:
+    """A client's methods over one record instead of a daemon."""
+
+    def __init__(self, **fields):
+        self.record = {"id": "j1", "kind": "run", "user": "ann", "status": "SUCCESS", "created_at": "2026-01-02T03:04:05Z"} | fields
+
+    def _ask(self, op, **fields):
+        assert (op, fields) == ("job.get", {"id": "j1"})
+        return self.record
+
+    explain, get_job = JobMethods.explain, JobMethods.get_job
+
+
+def test_a_run_is_explained_by_its_record():
+    # The second node is as older versions wrote it.
+    new = {"name": "a", "kind": "sql", "status": "done", "bytes_referenced": 90, "bytes_reshared": 5, "bytes_copied": 4}
+    new |= {"bytes_inline": 1, "copies": [{"reason": "compacted", "bytes": 4}], "publish_seconds": 0.5}
+    old = {"name": "b", "kind": "python", "status": "done", "bytes_copied": 100}
+    explained = Records(result={"nodes": [new, old]}).explain("j1")
+    assert explained.nodes[0].copies == (CopiedState("compacted", 4),) and explained.nodes[0].publish_seconds == 0.5
+    assert explained.nodes[1].copies == () and explained.job_id == "j1"
+    assert explained.bytes == BytesState(90, 5, 104, 1) and explained.bytes.uncopied_share == pytest.approx(0.48)
+    assert BytesState().uncopied_share is None
+    for other in ({"kind": "query", "result": {}}, {"status": "RUNNING"}):
+        with pytest.raises(ValueError, match="j1"):
+            Records(**other).explain("j1")
 
 
 def test_a_run_that_could_not_begin_raises():

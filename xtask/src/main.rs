@@ -25,7 +25,7 @@ usage: cargo xtask <command>
   tidy    check the house rules only (no build)
   lint    rustfmt and clippy, warnings are errors
   setup   build target/release/forebay and target/venv, nothing else
-  bench   run the benchmarks in bench/ and append to their history
+  bench   run the benchmarks in bench/ and append to their history: bench [name ...] [--quick ...]
 ";
 
 fn main() -> ExitCode {

@@ -1,7 +1,8 @@
-"""The build backend of `pip install .`: maturin's, with the `forebay` command put into the wheel first.
+"""The build backend of `pip install .`: maturin's, with the `forebay` command and `forebay/preload.so` put into the wheel first.
 
-maturin builds one thing at a time, an extension module or a binary. This builds the binary with cargo, leaves it in
-the folder that maturin takes scripts from (`[tool.maturin] data` in pyproject.toml), and lets maturin do the rest.
+maturin builds one thing at a time, an extension module or a binary. This builds the binary and the allocator of Python
+functions with cargo, leaves them where maturin takes further files from (`[tool.maturin] data` in pyproject.toml), and
+lets maturin do the rest.
 Works with and without build isolation, and builds into `CARGO_TARGET_DIR` if that is set.
 """
 
@@ -30,7 +31,8 @@ __all__ = [
 ]
 
 ROOT = Path(__file__).resolve().parents[2]
-SCRIPTS = ROOT / "target" / "wheel-data" / "scripts"
+DATA = ROOT / "target" / "wheel-data"
+SCRIPTS = DATA / "scripts"
 
 Settings = "dict[str, Any] | None"
 
@@ -41,13 +43,13 @@ if not shutil.which("maturin"):
 
 def build_wheel(wheel_directory: str, config_settings: Settings = None, metadata_directory: str | None = None) -> str:
     """Builds the command, then the wheel."""
-    _place_command()
+    _place_built()
     return maturin.build_wheel(wheel_directory, config_settings, metadata_directory)
 
 
 def build_editable(wheel_directory: str, config_settings: Settings = None, metadata_directory: str | None = None) -> str:
     """Builds the command, then a wheel that points back here."""
-    _place_command()
+    _place_built()
     return maturin.build_editable(wheel_directory, config_settings, metadata_directory)
 
 
@@ -68,21 +70,25 @@ def prepare_metadata_for_build_editable(metadata_directory: str, config_settings
     return prepare_metadata_for_build_wheel(metadata_directory, config_settings)
 
 
-def _place_command() -> None:
-    built = _build_command()
-    SCRIPTS.mkdir(parents=True, exist_ok=True)
-    placed = SCRIPTS / "forebay"
-    fresh = SCRIPTS.parent / "forebay.new"
+def _place_built() -> None:
+    command, library = _build()
+    _place(command, SCRIPTS / "forebay")
+    _place(library, DATA / "platlib" / "forebay" / "preload.so")
+
+
+def _place(built: str, place: Path) -> None:
+    place.parent.mkdir(parents=True, exist_ok=True)
+    fresh = DATA / f"{place.name}.new"
     # Line tables are for developers; the wheel does without them.
     strip = shutil.which("strip")
     if not strip or subprocess.run([strip, "--strip-debug", "-o", fresh, built]).returncode != 0:
         shutil.copyfile(built, fresh)
     fresh.chmod(0o755)
-    fresh.replace(placed)
+    fresh.replace(place)
 
 
-def _build_command() -> str:
-    """Where cargo left the binary; cargo is asked, because settings can move the target folder.
+def _build() -> tuple[str, str]:
+    """Where cargo left binary and library; cargo is asked, because settings can move the target folder.
 
     The whole workspace, as `cargo xtask` builds it: another choice of crates would be another choice of features, and
     would compile DataFusion once more.
@@ -91,8 +97,8 @@ def _build_command() -> str:
     command = [cargo, "build", "--release", "--workspace", "--message-format", "json-render-diagnostics"]
     done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
     messages = map(json.loads, done.stdout.splitlines())
-    found = [message["executable"] for message in messages if message.get("executable")]
-    binaries = [path for path in found if Path(path).name == "forebay"]
-    if not binaries:
-        raise RuntimeError(f"cargo built no binary called forebay: {found}")
-    return binaries[-1]
+    made = [path for message in messages for path in message.get("filenames", [])]
+    found = [[path for path in made if Path(path).name == name] for name in ("forebay", "libforebay_preload.so")]
+    if not all(found):
+        raise RuntimeError(f"cargo built no `forebay` or no `libforebay_preload.so`: {made}")
+    return found[0][-1], found[1][-1]

@@ -2,7 +2,7 @@
 
 use crate::limits::LISTED_TABLES_MAX;
 use crate::store::StoreError;
-use forebay_types::{BranchName, Coded, CommitHash, Fault, InvalidName, Report, TableName};
+use forebay_types::{BranchName, Coded, CommitHash, Fault, InvalidName, OPEN_FILES_HINT, Report, TableName, is_out_of_files};
 use std::fmt;
 
 /// Result of a catalog operation.
@@ -255,6 +255,7 @@ impl Error {
             }
             Self::Format { .. } => "check FOREBAY_LAKE, and that this version of forebay made the lake".into(),
             Self::Storage(error) if error.is_full() => "free some space and try again; nothing was lost".into(),
+            Self::Storage(error) if is_out_of_files(&error.source) => OPEN_FILES_HINT.into(),
             Self::Storage(_) => "check the path, its permissions and the disk".into(),
             Self::NamespaceNotEmpty { .. } => "delete its tables first".into(),
             Self::Contention { .. } => "try again".into(),

@@ -109,6 +109,14 @@ pub enum Command {
     /// List, show and stop jobs, and read their logs
     #[command(subcommand)]
     Job(JobCommand),
+    /// Show how the tables of a run got from function to function, and why bytes were copied
+    #[command(after_help = "Examples:\n  forebay explain\n  forebay explain 0199e5\n  forebay explain 0199e5 -o json\n\n\
+        referenced: born in shared memory; reshared: shared again from an input; copied: copied into shared memory; \
+        inline: so small that it travels in the message.")]
+    Explain {
+        /// Id of the run's job, or how it begins [default: the latest run of this lake]
+        job: Option<String>,
+    },
     /// Show and change settings
     #[command(subcommand)]
     Config(ConfigCommand),

@@ -5,6 +5,7 @@ mod commit;
 mod config;
 mod daemon;
 mod doctor;
+mod explain;
 mod info;
 mod init;
 mod job;
@@ -41,6 +42,7 @@ pub fn run(context: &Context, command: Command) -> Result<Exit> {
         Command::Table(command) => table::run(context, command),
         Command::Parameter(command) => parameter::run(context, command),
         Command::Job(command) => job::run(context, command),
+        Command::Explain { job } => explain::run(context, job),
         Command::Config(command) => config::run(context, &command),
         Command::Info => info::run(context),
         Command::Doctor => return doctor::run(context),

@@ -84,6 +84,20 @@ pub enum Error {
         /// Why.
         why: String,
     },
+    /// A job that moved no tables between functions, or did not get to tell.
+    #[error("could not explain the job `{id}`")]
+    NothingToExplain {
+        /// Its id.
+        id: String,
+        /// Why not.
+        why: String,
+    },
+    /// `explain` in a lake nothing ran in.
+    #[error("could not find a run to explain in the lake `{lake}`")]
+    NoRun {
+        /// URI of the lake.
+        lake: String,
+    },
     /// Ctrl-C handling cannot be set up, or a thread cannot be started.
     #[error("could not prepare for Ctrl-C")]
     Signals {
@@ -111,12 +125,13 @@ impl Error {
             Self::File { .. } => "CLI0008",
             Self::Answer { .. } => "CLI0009",
             Self::Signals { .. } => "CLI0010",
+            Self::NothingToExplain { .. } | Self::NoRun { .. } => "CLI0011",
         }
     }
 
     fn fault(&self) -> Fault {
         match self {
-            Self::NoCsvForm { .. } => Fault::Request,
+            Self::NoCsvForm { .. } | Self::NothingToExplain { .. } | Self::NoRun { .. } => Fault::Request,
             Self::File { fault, .. } => *fault,
             Self::Answer { .. } | Self::Signals { .. } => Fault::Platform,
             _ => Fault::Usage,
@@ -125,7 +140,10 @@ impl Error {
 
     fn cause(&self) -> Option<String> {
         match self {
-            Self::ProjectFile { why, .. } | Self::File { why, .. } | Self::Answer { why } => Some(why.clone()),
+            Self::ProjectFile { why, .. }
+            | Self::File { why, .. }
+            | Self::Answer { why }
+            | Self::NothingToExplain { why, .. } => Some(why.clone()),
             Self::Signals { source } => Some(source.to_string()),
             _ => None,
         }
@@ -148,6 +166,8 @@ impl Error {
             Self::Answer { .. } => {
                 "restart the background process with `forebay daemon stop`; the next command starts it".to_owned()
             }
+            Self::NothingToExplain { .. } => "list runs with `forebay job ls -k run`".to_owned(),
+            Self::NoRun { .. } => "run a project first: `forebay run`".to_owned(),
             Self::BadParameter { .. } | Self::File { .. } | Self::Signals { .. } => return None,
         })
     }
@@ -225,7 +245,7 @@ mod tests {
     #[test]
     fn each_code_has_a_page() {
         let pages = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/errors");
-        for number in 1..=10 {
+        for number in 1..=11 {
             let code = format!("CLI{number:04}");
             let page = std::fs::read_to_string(pages.join(format!("{code}.md"))).unwrap();
             assert!(page.starts_with(&format!("# {code}: ")), "{code}");

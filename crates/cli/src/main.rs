@@ -36,5 +36,9 @@ fn main() -> ExitCode {
     }
 }
 
+/// Serves the heap as usual, until [`forebay_runtime::executor::main`] starts the arena in a function's process.
+#[global_allocator]
+static ALLOCATOR: forebay_runtime::Allocator = forebay_runtime::Allocator;
+
 #[cfg(test)]
 mod testkit;

@@ -2,6 +2,7 @@
 
 pub mod commits;
 pub mod errors;
+pub mod explain;
 pub mod progress;
 pub mod rows;
 pub mod run;

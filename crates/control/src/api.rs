@@ -374,10 +374,59 @@ pub struct RunResult {
     #[serde(rename = "ref")]
     pub at: Option<Ref>,
     pub nodes: Vec<NodeResult>,
+    /// Bytes of all nodes' tables, by how they got into shared memory. Records of older versions have zeros here.
+    #[serde(default)]
+    pub bytes: Bytes,
     pub error: Option<Error>,
     /// The temporary branch of a failed run, kept for inspection.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failed_branch: Option<String>,
+    /// Tables on `failed_branch` as the run left them: those it had written before it failed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub kept_tables: Vec<String>,
+}
+
+/// Bytes of tables, by how they got into shared memory.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Bytes {
+    /// Born there.
+    pub referenced: u64,
+    /// Shared again from an input.
+    pub reshared: u64,
+    /// Copied there.
+    pub copied: u64,
+    /// So small that they travel in the message.
+    pub inline: u64,
+}
+
+impl Bytes {
+    /// All bytes.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        self.referenced + self.reshared + self.copied + self.inline
+    }
+}
+
+impl std::iter::Sum for Bytes {
+    fn sum<I: Iterator<Item = Self>>(all: I) -> Self {
+        all.fold(Self::default(), |a, b| Self {
+            referenced: a.referenced + b.referenced,
+            reshared: a.reshared + b.reshared,
+            copied: a.copied + b.copied,
+            inline: a.inline + b.inline,
+        })
+    }
+}
+
+/// The reasons for copies, as [`Copied`] names them. A later version may know more.
+pub const COPY_REASONS: [&str; 4] = ["elsewhere", "rewritten", "rebased", "compacted"];
+
+/// Bytes that were copied for one reason.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Copied {
+    /// One of [`COPY_REASONS`].
+    pub reason: String,
+    pub bytes: u64,
 }
 
 /// One node of a run.
@@ -395,8 +444,30 @@ pub struct NodeResult {
     pub bytes_referenced: u64,
     pub bytes_reshared: u64,
     pub bytes_inline: u64,
+    /// Why bytes were copied; adds up to `bytes_copied`.
+    #[serde(default)]
+    pub copies: Vec<Copied>,
+    /// From the received call to the input tables held, inside the function.
+    #[serde(default)]
+    pub receive_seconds: Option<f64>,
+    /// From the function's return to its table published: exit, trim and seal included.
+    #[serde(default)]
+    pub publish_seconds: Option<f64>,
     /// `none` until results are cached.
     pub cache: String,
+}
+
+impl NodeResult {
+    /// The four counts of bytes.
+    #[must_use]
+    pub fn moved(&self) -> Bytes {
+        Bytes {
+            referenced: self.bytes_referenced,
+            reshared: self.bytes_reshared,
+            copied: self.bytes_copied,
+            inline: self.bytes_inline,
+        }
+    }
 }
 
 /// A ref and the commit it points to.

@@ -5,7 +5,7 @@
 
 use std::path::PathBuf;
 
-use forebay_types::{Coded, Fault, InvalidName, Location, Report};
+use forebay_types::{Coded, Fault, InvalidName, Location, OPEN_FILES_HINT, Report, is_out_of_files};
 
 use crate::api;
 
@@ -299,6 +299,7 @@ impl Error {
     fn hint(&self) -> Option<String> {
         let list = |names: &[String]| names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
         Some(match self {
+            Self::Storage { source, .. } if is_out_of_files(source) => OPEN_FILES_HINT.to_owned(),
             Self::UnknownProfile { known, .. } if known.is_empty() => "the configuration has no profiles".to_owned(),
             Self::UnknownProfile { known, .. } => format!("the profiles are {}", list(known)),
             Self::DaemonStart { log, .. } | Self::ConnectionLost { log, .. } => {
@@ -317,7 +318,7 @@ impl Error {
             }
             Self::NoJob { matches, .. } if !matches.is_empty() => format!("give more digits; it fits {}", list(matches)),
             Self::NoJob { .. } => "list jobs with `forebay job list`".to_owned(),
-            Self::DaemonKilled => "nothing of it was merged; run it again".to_owned(),
+            Self::DaemonKilled => "nothing of it is on its branch; run it again".to_owned(),
             Self::NoTable { near, .. } if !near.is_empty() => format!("did you mean {}?", list(near)),
             Self::NoTable { .. } => "list tables with `forebay table list`".to_owned(),
             Self::TableExists { .. } => {

@@ -42,7 +42,7 @@ pub const CONNECT_ATTEMPTS_MAX: usize = 5;
 /// Table descriptions kept in memory, by metadata location (they never change).
 pub const TABLE_INFOS_MAX: usize = 4_096;
 
-/// Commits read back to see whether a run of a killed daemon had been merged.
+/// Commits read back to see whether a run of a killed daemon had been committed.
 pub const RECOVERY_COMMITS_MAX: usize = 1_000;
 
 /// Rows of a list when the caller names no limit.

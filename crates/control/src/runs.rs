@@ -1,14 +1,13 @@
 //! A run as a transaction: everything happens on a branch of its own, and the target moves once, at the end, or not at all.
 //!
 //! ```text
-//! target ──●──────────────────────────────●  merge (fast-forward, else per table; a conflict fails the run)
-//!           \                            /
-//!            forebay-run-<job> ────────●        one commit with every written table
-//!                                      ×        failed or cancelled: a tainted commit, the branch is kept
+//! target ──●──────────────────────────────●  one commit with every written table, by compare-and-swap; other tables
+//!           \                                 may have moved meanwhile, a conflict on one of these fails the run
+//!            forebay-run-<job> ─────────×       failed or cancelled: a tainted commit with what was written, kept to look at
 //! ```
 //!
-//! Invariants: the target is moved by the merge alone; after a failure, a cancel or a kill the temporary branch holds
-//! nothing that can be merged; a run that writes nothing commits nothing.
+//! Invariants: the target is moved by that commit alone; no commit with tables of a run that did not succeed can be
+//! merged, because none is made untainted; a run that writes nothing commits nothing.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -90,8 +89,10 @@ fn empty_result(job: &JobHandle, status: &str) -> RunResult {
         status: status.to_owned(),
         at: None,
         nodes: Vec::new(),
+        bytes: api::Bytes::default(),
         error: None,
         failed_branch: None,
+        kept_tables: Vec::new(),
     }
 }
 
@@ -126,12 +127,15 @@ struct Attempt<'a> {
 struct Stopped {
     error: api::Error,
     nodes: Vec<NodeResult>,
+    /// What had been written, to be looked at.
+    written: Vec<WrittenTable>,
     failed_branch: Option<String>,
+    kept_tables: Vec<String>,
 }
 
 impl From<api::Error> for Stopped {
     fn from(error: api::Error) -> Self {
-        Self { error, nodes: Vec::new(), failed_branch: None }
+        Self { error, nodes: Vec::new(), written: Vec::new(), failed_branch: None, kept_tables: Vec::new() }
     }
 }
 
@@ -144,6 +148,7 @@ impl Attempt<'_> {
             Err(stopped) => {
                 result.nodes = stopped.nodes;
                 result.failed_branch = stopped.failed_branch;
+                result.kept_tables = stopped.kept_tables;
                 // Whatever it was that broke when everything was killed, the reason is the cancel.
                 let cancelled = self.job.cancel().why().map(|why| api::Error::from(Error::Cancelled { why }));
                 let is_cancelled = cancelled.is_some();
@@ -151,6 +156,7 @@ impl Attempt<'_> {
                 result.error = Some(cancelled.unwrap_or(stopped.error));
             }
         }
+        result.bytes = result.nodes.iter().map(NodeResult::moved).sum();
         // The target as it is now, which is another's work if this run failed.
         result.at = self.session.resolve(&self.run.at).ok().map(crate::refs::wire);
         result
@@ -179,9 +185,10 @@ impl Attempt<'_> {
         let temporary = Temporary::create(self.session, self.job.id(), &at)?;
         let done = self.execute(&planned, preview).and_then(|outcome| {
             let (nodes, written) = self.delivered(outcome)?;
-            self.publish(&planned, &temporary, &at, &written)
-                .map_err(|error| Stopped { nodes: nodes.clone(), ..error.into() })?;
-            Ok(nodes)
+            match self.publish(&planned, &at, &written) {
+                Ok(()) => Ok(nodes),
+                Err(error) => Err(Stopped { nodes, written, ..error.into() }),
+            }
         });
         match done {
             Ok(nodes) => {
@@ -189,7 +196,7 @@ impl Attempt<'_> {
                 Ok(nodes)
             }
             Err(mut stopped) => {
-                temporary.taint(self.info("Leave a failed run"), self.job.id());
+                stopped.kept_tables = self.leave(&planned, &temporary, &at, &stopped.written);
                 stopped.failed_branch = Some(temporary.name.to_string());
                 Err(stopped)
             }
@@ -232,43 +239,54 @@ impl Attempt<'_> {
         if outcome.status == RunStatus::Success && self.job.cancel().why().is_none() {
             return Ok((nodes, outcome.written));
         }
-        Err(Stopped { error: outcome_error(&outcome), nodes, failed_branch: None })
+        let error = outcome_error(&outcome);
+        Err(Stopped { nodes, written: outcome.written, ..error.into() })
     }
 
-    /// One commit with every table, and the merge that shows them.
-    fn publish(
-        &self,
-        planned: &Planned,
-        temporary: &Temporary<'_>,
-        at: &Ref,
-        written: &[WrittenTable],
-    ) -> Result<(), api::Error> {
+    /// One commit with every table, straight onto the target: there is no moment at which it is complete and lies elsewhere.
+    fn publish(&self, planned: &Planned, at: &Ref, written: &[WrittenTable]) -> Result<(), api::Error> {
         if written.is_empty() {
             return Ok(());
         }
-        let catalog = self.session.catalog();
-        let before = catalog.tree(&at.hash).map_err(told)?;
+        let changes = self.changes(planned, at, written)?;
+        let info = self.run_info(&format!("Run {}", planned.logical.project), planned, &changes);
+        let target: BranchName = self.run.at.parse().map_err(Error::from)?;
+        self.session.catalog().commit(&target, &at.hash, &changes, &info, None).map(drop).map_err(told)
+    }
+
+    /// Leaves what was written on the temporary branch, tainted: to be looked at, not to be merged. Gives the tables' names.
+    fn leave(&self, planned: &Planned, temporary: &Temporary<'_>, at: &Ref, written: &[WrittenTable]) -> Vec<String> {
+        let changes = self.changes(planned, at, written).unwrap_or_default();
+        // Without its tables if they cannot be committed (a full disk): what counts is that the branch is marked.
+        for changes in [changes, Changes::default()] {
+            let info = self.run_info("Leave a failed run", planned, &changes);
+            match self.session.catalog().commit(&temporary.name, &at.hash, &changes, &info, Some(self.job.id())) {
+                Ok(_) => return changes.put.keys().map(ToString::to_string).collect(),
+                Err(error) => tracing::error!(branch = %temporary.name, %error, "could not seal the branch of a failed run"),
+            }
+        }
+        Vec::new()
+    }
+
+    /// What the written tables are to the catalog.
+    fn changes(&self, planned: &Planned, at: &Ref, written: &[WrittenTable]) -> Result<Changes, api::Error> {
+        let before = self.session.catalog().tree(&at.hash).map_err(told)?;
         let put = written.iter().map(|table| {
             let kept = before.tables.get(&table.table).filter(|_| !replaces(&planned.physical, table));
             let properties = kept.map(|entry| entry.properties.clone()).unwrap_or_default();
             (table.table.clone(), TableEntry { metadata_location: table.metadata_location.clone(), properties })
         });
-        let changes = Changes { put: put.collect(), ..Changes::default() };
-        let tables: Vec<String> = changes.put.keys().map(|table| format!("- {table}")).collect();
-        let mut info = self.info(&format!("Run {}", planned.logical.project));
-        info.message = format!("{}\n\n{}", info.message, tables.join("\n"));
+        Ok(Changes { put: put.collect(), ..Changes::default() })
+    }
+
+    fn run_info(&self, subject: &str, planned: &Planned, changes: &Changes) -> CommitInfo {
+        let mut info = self.info(subject);
+        if !changes.put.is_empty() {
+            let tables: Vec<String> = changes.put.keys().map(|table| format!("- {table}")).collect();
+            info.message = format!("{}\n\n{}", info.message, tables.join("\n"));
+        }
         info.properties.extend(self.properties(planned));
-        let commit = catalog.commit(&temporary.name, &at.hash, &changes, &info, None).map_err(told)?;
-        let target: BranchName = self.run.at.parse().map_err(Error::from)?;
-        catalog.merge(&commit, &target, &info).map(drop).map_err(|error| {
-            let is_conflict = error.is_conflict();
-            let mut error = told(error);
-            if is_conflict {
-                error.hint =
-                    Some("another writer was first: run again, it will start from the new state of the branch".to_owned());
-            }
-            error
-        })
+        info
     }
 
     fn info(&self, message: &str) -> CommitInfo {
@@ -378,6 +396,13 @@ fn node_result(outcome: &NodeOutcome) -> NodeResult {
         bytes_referenced: outcome.bytes.referenced,
         bytes_reshared: outcome.bytes.reshared,
         bytes_inline: outcome.bytes.inline,
+        copies: outcome
+            .copies
+            .iter()
+            .map(|copied| api::Copied { reason: copied.reason.as_str().to_owned(), bytes: copied.bytes })
+            .collect(),
+        receive_seconds: outcome.receive_seconds,
+        publish_seconds: outcome.publish_seconds,
         cache: "none".to_owned(),
     }
 }
@@ -408,17 +433,10 @@ impl<'a> Temporary<'a> {
         Ok(Self { session, name })
     }
 
-    /// The run is merged: its branch says nothing that the target does not.
+    /// The run is on its target: its branch says nothing that the target does not.
     fn delete(&self) {
         if let Err(error) = self.session.catalog().delete_branch(&self.name) {
             tracing::warn!(branch = %self.name, %error, "could not delete the branch of a run");
-        }
-    }
-
-    /// Makes the branch one that can be looked at and not merged.
-    fn taint(&self, info: CommitInfo, job: &str) {
-        if let Err(error) = taint(self.session.catalog(), &self.name, &info, job) {
-            tracing::error!(branch = %self.name, %error, "could not seal the branch of a failed run");
         }
     }
 }
@@ -427,12 +445,7 @@ fn branch_of(job: &str) -> BranchName {
     format!("forebay-run-{job}").parse().expect("an id makes a branch name")
 }
 
-fn taint(catalog: &forebay_catalog::Catalog, name: &BranchName, info: &CommitInfo, job: &str) -> forebay_catalog::Result<()> {
-    let head = catalog.resolve(&RefSpec::Name(name.clone()))?;
-    catalog.commit(name, &head.hash, &Changes::default(), info, Some(job)).map(drop)
-}
-
-/// Ends what a killed daemon left of a run: either it was merged, and only its record is behind, or its branch is sealed.
+/// Ends what a killed daemon left of a run: either it was committed, and only its record is behind, or its branch is sealed.
 pub(crate) fn recover(service: &Service, mut job: api::Job) {
     let root = job.lake.strip_prefix("file://").unwrap_or(&job.lake);
     if job.kind != "run" || !Path::new(root).join("catalog").is_dir() {
@@ -440,11 +453,12 @@ pub(crate) fn recover(service: &Service, mut job: api::Job) {
     }
     let Ok(lake) = service.lake(&job.lake) else { return };
     let name = branch_of(&job.id);
-    if lake.catalog.resolve(&RefSpec::Name(name.clone())).is_err() {
+    // A branch that is tainted already was left by a run that had failed before the kill.
+    let Some(head) = lake.catalog.resolve(&RefSpec::Name(name.clone())).ok().filter(|head| head.failed_job.is_none()) else {
         return;
-    }
-    if was_merged(&lake.catalog, &job) {
-        tracing::info!(job = job.id, "the run had been merged when its daemon was killed");
+    };
+    if was_committed(&lake.catalog, &job) {
+        tracing::info!(job = job.id, "the run had been committed when its daemon was killed");
         job.status = jobs::SUCCESS.to_owned();
         job.error = None;
         if let Err(error) = service.jobs.amend(&job) {
@@ -459,14 +473,17 @@ pub(crate) fn recover(service: &Service, mut job: api::Job) {
         properties: [(JOB_PROPERTY.to_owned(), job.id.clone())].into(),
         ..CommitInfo::default()
     };
-    if let Err(error) = taint(&lake.catalog, &name, &info, &job.id) {
+    if let Err(error) = lake.catalog.commit(&name, &head.hash, &Changes::default(), &info, Some(&job.id)) {
         tracing::error!(branch = %name, %error, "could not seal the branch of a killed run");
     }
 }
 
-fn was_merged(catalog: &forebay_catalog::Catalog, job: &api::Job) -> bool {
+fn was_committed(catalog: &forebay_catalog::Catalog, job: &api::Job) -> bool {
     let target = job.at.as_deref().and_then(|at| at.parse::<RefSpec>().ok());
     let Some(head) = target.and_then(|target| catalog.resolve(&target).ok()) else { return false };
     let mut recent = catalog.log(&head.hash).take(RECOVERY_COMMITS_MAX).filter_map(Result::ok);
     recent.any(|commit| commit.tainted.is_none() && commit.properties.get(JOB_PROPERTY) == Some(&job.id))
 }
+
+#[cfg(test)]
+mod tests;

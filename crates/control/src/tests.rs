@@ -338,6 +338,18 @@ fn requests_keep_their_form() {
     }
 }
 
+/// Records of jobs that ran before a run told its totals and why bytes were copied.
+#[test]
+fn records_of_older_versions_load() {
+    let node = json!({ "name": "m", "kind": "python", "status": "done", "rows": 3, "bytes": 24, "seconds": 0.5, "bytes_copied": 24,
+        "bytes_referenced": 0, "bytes_reshared": 0, "bytes_inline": 0, "cache": "none" });
+    let result = json!({ "schema": 1, "job_id": "0", "status": "SUCCESS", "ref": null, "nodes": [node], "error": null });
+    let result: api::RunResult = serde_json::from_value(result).unwrap();
+    assert_eq!(result.bytes, api::Bytes::default());
+    let node = &result.nodes[0];
+    assert_eq!((node.copies.len(), node.receive_seconds, node.moved().total()), (0, None, 24));
+}
+
 /// Every answer and event, as clients read it today.
 #[test]
 fn answers_keep_their_form() {

@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::{Error, Watch, uv};
+use crate::{Error, Quiet, Watch, uv};
 
 /// Interpreters looked at; a machine with more has something wrong.
 const CANDIDATES_MAX: usize = 256;
@@ -44,6 +44,30 @@ pub fn find(wanted: &str, extra: &[PathBuf], downloader: Option<&Path>, watch: &
         candidates.iter().filter_map(|path| Some(format!("{} (`{}`)", version_in_name(path)?, path.display()))).collect();
     found.sort();
     Err(Error::NoInterpreter { wanted: wanted.to_owned(), found, download })
+}
+
+/// The interpreter that [`find`] would take of each minor version that is installed, newest first.
+#[must_use]
+pub fn installed(extra: &[PathBuf]) -> Vec<Interpreter> {
+    let mut chosen: Vec<Interpreter> = Vec::new();
+    for path in candidates(extra) {
+        let known = |version: &str| chosen.iter().any(|other| minor(&other.version) == version);
+        if version_in_name(&path).is_some_and(known) {
+            continue;
+        }
+        // Nobody can cancel a quiet watch.
+        if let Some(version) = ask(&path, &Quiet).ok().flatten().filter(|version| version.starts_with("3.") && !known(minor(version))) {
+            chosen.push(Interpreter { path, version });
+        }
+    }
+    let numbers = |version: &str| version.split('.').map(|part| part.parse().unwrap_or(0)).collect::<Vec<u32>>();
+    chosen.sort_by_key(|interpreter| std::cmp::Reverse(numbers(&interpreter.version)));
+    chosen
+}
+
+/// `3.11` of `3.11.7`.
+fn minor(version: &str) -> &str {
+    version.rsplit_once('.').map_or(version, |(minor, _)| minor)
 }
 
 /// The first candidate of that version that answers; among those of one folder tree the newest.
@@ -138,7 +162,17 @@ fn subfolders_newest_first(tree: &Path) -> Vec<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Quiet;
+
+    #[test]
+    fn what_is_installed_is_what_would_be_taken() {
+        let installed = installed(&[]);
+        for interpreter in &installed {
+            assert_eq!(find(minor(&interpreter.version), &[], None, &Quiet).unwrap(), *interpreter);
+        }
+        let mut minors: Vec<&str> = installed.iter().map(|interpreter| minor(&interpreter.version)).collect();
+        minors.dedup();
+        assert_eq!(minors.len(), installed.len(), "{installed:?}");
+    }
 
     #[test]
     fn names_tell_versions() {

@@ -31,7 +31,8 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 pub use error::Error;
-pub use uv::program_folders;
+pub use interpreters::{Interpreter, installed};
+pub use uv::{find as find_uv, program_folders};
 pub use version::Requirement;
 
 /// Raised when environments must be made anew: part of every hash.

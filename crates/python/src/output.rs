@@ -4,8 +4,8 @@ use std::collections::{HashMap, HashSet};
 use std::os::fd::{IntoRawFd, RawFd};
 use std::sync::Arc;
 
-use forebay_sipc::call::Preview;
-use forebay_sipc::{Describer, Excerpt};
+use forebay_sipc::Excerpt;
+use forebay_sipc::call::{CopyReason, Preview};
 use forebay_types::{Fault, Report};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
@@ -15,7 +15,7 @@ use crate::arrow_c::Source;
 use crate::error::raise;
 use crate::table::Inputs;
 
-/// The one segment this process may write.
+/// The segments this process may write.
 #[pyclass(module = "forebay._native", frozen)]
 pub(crate) struct Output {
     id: u64,
@@ -25,16 +25,19 @@ pub(crate) struct Output {
 /// What became of a table.
 #[pyclass(module = "forebay._native", frozen)]
 pub(crate) struct Written {
-    message: Vec<u8>,
-    /// Descriptor of the new segment, or `None` if nothing had to be copied. It belongs to whoever reads this.
+    blobs: Vec<Vec<u8>>,
+    /// Descriptors of the new segments. They belong to whoever reads this.
     #[pyo3(get)]
-    fd: Option<RawFd>,
-    /// Length of the new segment in bytes.
+    fds: Vec<RawFd>,
+    /// Identities of the new segments, in the same order.
     #[pyo3(get)]
-    length: u64,
-    /// Bytes by how they got into the message: `referenced reshared copied inline`.
+    segments: Vec<u64>,
+    /// Distinct bytes by how they got into the message: `referenced reshared copied inline`.
     #[pyo3(get)]
     bytes: HashMap<&'static str, u64>,
+    /// `(reason, bytes)` of what was copied.
+    #[pyo3(get)]
+    copies: Vec<(String, u64)>,
     /// Rows of the table.
     #[pyo3(get)]
     rows: u64,
@@ -48,22 +51,22 @@ pub(crate) struct Written {
 
 #[pymethods]
 impl Written {
-    /// The table's SIPC message.
+    /// The table's SIPC message, then what to keep of each segment.
     #[getter]
-    fn message<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
-        PyBytes::new(py, &self.message)
+    fn blobs<'py>(&self, py: Python<'py>) -> Vec<Bound<'py, PyBytes>> {
+        self.blobs.iter().map(|blob| PyBytes::new(py, blob)).collect()
     }
 }
 
 #[pymethods]
 impl Output {
-    /// An output whose new bytes go into segment `id`; buffers that lie in `inputs` are referred to there.
+    /// An output whose new segments have identities from `id` on; buffers that lie in `inputs` are referred to there.
     #[new]
     fn new(id: u64, inputs: Py<Inputs>) -> Self {
         Self { id, inputs }
     }
 
-    /// Writes a table: a `Stream`, or anything with the Arrow PyCapsule interface. `preview` is `head`, `tail` or `None`.
+    /// Describes a table: a `Stream`, or anything with the Arrow PyCapsule interface. `preview` is `head`, `tail` or `None`.
     ///
     /// Raises `TypeError` if it is no table, `Error` if it cannot be written.
     #[pyo3(signature = (table, preview=None))]
@@ -78,40 +81,47 @@ impl Output {
         let schema = Arc::clone(source.schema());
         let column_names: Vec<String> = schema.fields().iter().map(|field| field.name().clone()).collect();
         check_names(&column_names)?;
-        let mut output = forebay_shm::Output::new(self.id, Arc::clone(&self.inputs.get().inner));
-        let described = py.detach(|| {
-            let mut describer = Describer::new(&schema);
+        let inputs = Arc::clone(&self.inputs.get().inner);
+        let written = py.detach(|| {
+            let mut batches = Vec::new();
             for batch in &mut source {
                 let batch = batch.map_err(|error| unreadable(&error))?;
                 if let Some(excerpt) = &mut excerpt {
                     excerpt.see(&batch);
                 }
-                describer.push(&batch, &mut output).map_err(|error| told(error.into()))?;
+                batches.push(batch);
             }
             drop(source);
-            let message = describer.finish(&output).map_err(|error| told(error.into()))?;
-            let preview = excerpt.map(|excerpt| excerpt.render(message.schema())).transpose();
-            Ok((message, preview.map_err(|error| unreadable(&error))?))
+            let written = forebay_shm::write(self.id, &inputs, &schema, batches).map_err(told)?;
+            let preview = excerpt.map(|excerpt| excerpt.render(written.message.schema())).transpose();
+            Ok((written, preview.map_err(|error| unreadable(&error))?))
         });
-        let (message, preview) = described.map_err(|report: Report| raise(&report))?;
-        let rows = message.rows();
-        let written = output.finish();
+        let (written, preview) = written.map_err(|report: Report| raise(&report))?;
+        let keep = written.segments.iter().map(|segment| segment.keep.encode());
         let bytes = written.bytes;
-        let (fd, length) = written.segment.map_or((None, 0), |(fd, length)| (Some(fd.into_raw_fd()), length));
         Ok(Written {
-            message: message.encode(),
-            fd,
-            length,
+            blobs: std::iter::once(written.message.encode()).chain(keep).collect(),
+            segments: written.segments.iter().map(|segment| segment.id).collect(),
             bytes: HashMap::from([
                 ("referenced", bytes.referenced),
                 ("reshared", bytes.reshared),
                 ("copied", bytes.copied),
                 ("inline", bytes.inline),
             ]),
-            rows,
+            copies: written.copies.iter().map(|copied| (word(copied.reason), copied.bytes)).collect(),
+            rows: written.message.rows(),
+            fds: written.segments.into_iter().map(|segment| segment.file.into_raw_fd()).collect(),
             column_names,
             preview,
         })
+    }
+}
+
+/// The reason as the protocol spells it.
+fn word(reason: CopyReason) -> String {
+    match serde_json::to_value(reason) {
+        Ok(serde_json::Value::String(word)) => word,
+        other => unreachable!("a reason is a word, not {other:?}"),
     }
 }
 

@@ -4,7 +4,7 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use forebay_types::{Code, Coded, Fault, Report};
+use forebay_types::{Code, Coded, Fault, OPEN_FILES_HINT, Report, is_out_of_files};
 
 /// A function did not deliver.
 #[derive(Debug, thiserror::Error)]
@@ -110,7 +110,10 @@ impl Coded for Failure {
             Self::Cancelled { .. } => Report::new("RUN0013", Fault::Request, message),
             Self::Start { program, source, .. } => Report::new("RUN0014", Fault::Platform, message)
                 .with_cause(format!("`{}`: {source}", program.display()))
-                .with_hint("check the limits on processes and open files (`ulimit -a`), and free memory"),
+                .with_hint(match lacks_files(source) {
+                    true => OPEN_FILES_HINT,
+                    false => "check the limits on processes and open files (`ulimit -a`), and free memory",
+                }),
             Self::Answer { why, .. } => Report::new("RUN0015", Fault::Platform, message)
                 .with_cause(why)
                 .with_hint("user code must leave file descriptor 0 alone; otherwise this is a defect of Forebay"),
@@ -119,6 +122,12 @@ impl Coded for Failure {
                 .with_hint("install the package again (`pip install .`), or name the folder that holds `forebay/` in FOREBAY_RUNTIME"),
         }
     }
+}
+
+/// Whether it was open files that ran out: told by the system, or by a channel that met it.
+fn lacks_files(error: &io::Error) -> bool {
+    let channel = error.get_ref().and_then(|inner| inner.downcast_ref::<forebay_shm::Error>());
+    is_out_of_files(error) || matches!(channel, Some(forebay_shm::Error::Descriptors(_)))
 }
 
 fn killed(message: String, signal: i32, memory_bytes: Option<u64>) -> Report {
@@ -188,6 +197,12 @@ mod tests {
             let report = failure.report();
             assert_eq!((report.code.0.as_str(), report.message.as_str()), (code, message));
         }
+        let report = |source| Failure::Start { node: node(), program: "/x".into(), source }.report();
+        let out_of_files = || io::Error::from_raw_os_error(24);
+        for source in [out_of_files(), io::Error::other(forebay_shm::Error::Descriptors(rustix::io::Errno::MFILE))] {
+            assert_eq!(report(source).hint.as_deref(), Some(OPEN_FILES_HINT));
+        }
+        assert!(report(io::Error::other("no")).hint.unwrap().contains("ulimit -a"));
         let report = Failure::Killed { node: node(), signal: 9, memory_bytes: Some(1 << 30) }.report();
         assert!(report.hint.unwrap().contains("1024 MiB"));
     }

@@ -8,7 +8,7 @@ use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use forebay_shm::{Channel, Frame};
+use forebay_shm::{Channel, Error, Frame};
 use forebay_sipc::call::Call;
 
 /// Our end, before the call.
@@ -27,7 +27,7 @@ impl Line {
 /// A call under way.
 pub(crate) struct Exchange {
     channel: Channel,
-    thread: JoinHandle<Result<Option<Frame>, String>>,
+    thread: JoinHandle<Result<Option<Frame>, Error>>,
     done: PipeReader,
 }
 
@@ -42,8 +42,8 @@ impl Exchange {
             let _finished = finished;
             let blobs: Vec<&[u8]> = blobs.iter().map(|blob| blob.as_slice()).collect();
             let fds: Vec<BorrowedFd<'_>> = fds.iter().map(|fd| fd.as_fd()).collect();
-            line.channel.send_parts(&header, &blobs, &fds).map_err(|error| chain(&error))?;
-            line.channel.recv().map_err(|error| chain(&error))
+            line.channel.send_parts(&header, &blobs, &fds)?;
+            line.channel.recv()
         })?;
         Ok(Self { channel, thread, done })
     }
@@ -54,10 +54,22 @@ impl Exchange {
     }
 
     /// To be called when the process is gone: the reply, `None` if it closed the channel without one, or what went wrong.
-    pub fn finish(self) -> Result<Option<Frame>, String> {
+    pub fn finish(self) -> Result<Option<Frame>, Broken> {
         self.channel.shutdown();
-        self.thread.join().unwrap_or_else(|_| Err("the exchange panicked".into()))
+        match self.thread.join() {
+            Ok(Err(error @ Error::Descriptors(_))) => Err(Broken::OutOfFiles(error)),
+            Ok(result) => result.map_err(|error| Broken::Other(chain(&error))),
+            Err(_) => Err(Broken::Other("the exchange panicked".into())),
+        }
     }
+}
+
+/// Why there is no reply although there may have been one.
+pub(crate) enum Broken {
+    /// This process had no room for the descriptors that came with it.
+    OutOfFiles(Error),
+    /// Anything else, in words.
+    Other(String),
 }
 
 fn chain(error: &dyn std::error::Error) -> String {

@@ -3,14 +3,17 @@
 //! One call, one reply, exit. Everything that goes wrong is told in the reply as far as there is one to tell it with.
 
 use std::any::Any;
+use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Instant;
 
 use forebay_lake::{Mode, ScanRequest, WriteRequest};
-use forebay_shm::{Channel, Frame, Inputs, Output, die_with_parent};
+use forebay_shm::arena::{self, Settings};
+use forebay_shm::{Channel, Frame, Inputs, die_with_parent, monotonic_ns};
 use forebay_sipc::call::{Call, CallInput, Preview, Reply, Times, Work};
-use forebay_sipc::{Describer, Excerpt, Limits, Message, encode_columns};
+use forebay_sipc::{Excerpt, Limits, Message, encode_columns};
 use forebay_types::{Coded, Fault, PartitionField, Report};
 
 use crate::import;
@@ -18,6 +21,9 @@ use crate::sql::{self, Rows, Strings};
 
 /// Stack of a worker thread: deep expressions are walked recursively.
 const STACK_BYTES: usize = 8 << 20;
+
+/// Smallest blocks that are born in shared memory: the validity bitmap of a batch of 64 Ki rows.
+const ARENA_BLOCK_BYTES_MIN: usize = 8 << 10;
 
 /// Takes one call from descriptor 0, executes it, replies, and gives the exit code of the process.
 #[must_use]
@@ -33,6 +39,9 @@ pub fn main() -> ExitCode {
 
 fn serve() -> Result<(), forebay_shm::Error> {
     die_with_parent()?;
+    let limit = std::env::var("FOREBAY_ARENA_LIMIT").ok().and_then(|text| text.parse().ok()).unwrap_or(usize::MAX);
+    // Where the host forbids an arena, tables are copied into a segment, and counted.
+    let _ = arena::start(&Settings { min_bytes: ARENA_BLOCK_BYTES_MIN, ..Settings::within(limit) });
     let channel = Channel::from_stdin()?;
     // No call: the supervisor changed its mind, or is gone.
     let Some(frame) = channel.recv()? else { return Ok(()) };
@@ -67,7 +76,7 @@ fn execute(frame: &Frame) -> Result<Outcome, Report> {
         .enable_all()
         .build()
         .map_err(|error| nonsense(&error))?;
-    let function = Function { call: &call, frame, threads };
+    let function = Function { call: &call, frame, threads, received_ns: Cell::new(0) };
     let outcome = runtime.block_on(function.run()).map_err(|Told(report)| report);
     // Reading threads may still be at work on what nobody wants any more.
     runtime.shutdown_background();
@@ -78,6 +87,8 @@ struct Function<'a> {
     call: &'a Call,
     frame: &'a Frame,
     threads: usize,
+    /// From the call to its tables held, in nanoseconds.
+    received_ns: Cell<u64>,
 }
 
 impl Function<'_> {
@@ -122,7 +133,10 @@ impl Function<'_> {
             let (schema, batches) = encode_columns(&table.schema, table.batches, &input.dictionary)?;
             Ok((input.name.clone(), Rows { schema, batches }))
         };
-        self.call.inputs.iter().zip(&self.frame.blobs).map(table).collect()
+        let started = Instant::now();
+        let tables = self.call.inputs.iter().zip(&self.frame.blobs).map(table).collect();
+        self.received_ns.set(u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX));
+        tables
     }
 
     /// A reply with a table.
@@ -132,24 +146,21 @@ impl Function<'_> {
                 .with_hint("a table needs at least one column")));
         }
         let preview = preview(self.call.preview, &rows)?;
-        let mut output = Output::new(self.call.output_segment, Arc::clone(inputs));
-        let mut describer = Describer::new(&rows.schema);
-        for batch in rows.batches {
-            describer.push(&batch, &mut output)?;
-        }
-        let message = describer.finish(&output)?;
-        let written = output.finish();
+        let returned_at_ns = monotonic_ns();
+        let written = forebay_shm::write(self.call.output_segment, inputs, &rows.schema, rows.batches)?;
         let reply = Reply::Table {
-            rows: message.rows(),
+            rows: written.message.rows(),
             bytes: written.bytes,
-            copies: Vec::new(),
-            segments: Vec::new(),
-            times: Times::default(),
+            copies: written.copies,
+            segments: written.segments.iter().map(|segment| segment.id).collect(),
+            times: Times { received_ns: self.received_ns.get(), returned_at_ns },
             preview,
             warnings: Vec::new(),
         };
-        let fds = written.segment.into_iter().map(|(fd, _)| fd).collect();
-        Ok((reply, Frame { header: Vec::new(), blobs: vec![message.encode()], fds }))
+        let keep = written.segments.iter().map(|segment| segment.keep.encode());
+        let blobs = std::iter::once(written.message.encode()).chain(keep).collect();
+        let fds = written.segments.into_iter().map(|segment| segment.file).collect();
+        Ok((reply, Frame { header: Vec::new(), blobs, fds }))
     }
 
     async fn write(&self, inputs: &Inputs) -> Result<Outcome, Told> {

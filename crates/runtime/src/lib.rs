@@ -21,6 +21,8 @@ mod sql;
 
 pub use cancel::CancelToken;
 pub use error::Failure;
+pub use forebay_shm::arena::Allocator;
+pub use forebay_shm::monotonic_ns;
 pub use lines::Stream;
-pub use process::{Answer, FunctionProcess, Launch, ProcessLimits, Program};
+pub use process::{Answer, FunctionProcess, Launch, NewSegment, ProcessLimits, Program};
 pub use python::PythonRuntime;

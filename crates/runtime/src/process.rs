@@ -1,7 +1,7 @@
 //! One function process, from start to the last trace of it, seen from the supervisor.
 //!
 //! ```text
-//! spawn ─▶ (waits for its call; may have imported already) ─▶ call ─▶ reply ─▶ exit ─▶ killpg ─▶ reap ─▶ seal ─▶ Answer
+//! spawn ─▶ (waits for its call; may have imported already) ─▶ call ─▶ reply ─▶ exit ─▶ killpg ─▶ reap ─▶ trim, seal ─▶ Answer
 //!                                                              │ exit, signal, time limit, cancel
 //!                                                              └─▶ killpg ─▶ reap ─▶ Failure
 //! ```
@@ -9,7 +9,8 @@
 //! Whoever calls [`FunctionProcess::call`] waits in one `poll` on both pipes, the reply and the exit; a second, short-lived
 //! thread does the blocking exchange on the channel, so that a child that stops in the middle of a frame cannot hold
 //! up its time limit. Invariants: the process group is killed before its leader is reaped, whatever happened, so
-//! nothing of it is left; a segment is sealed after the exit of the only process that could write to it, or not published.
+//! nothing of it is left; a segment is trimmed and sealed after the exit of the only process that could write to it, or not
+//! published.
 
 use std::fs::File;
 use std::io::{self, PipeReader};
@@ -20,19 +21,22 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use forebay_sipc::call::{Call, Reply};
+use forebay_sipc::call::{Call, Keep, Reply};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Resource, Rlimit, pidfd_open, prlimit};
 
 use crate::cancel::{CancelToken, kill_group};
 use crate::error::{Failure, told};
-use crate::exchange::{Exchange, Line};
+use crate::exchange::{Broken, Exchange, Line};
 use crate::limits::EXIT_GRACE;
 use crate::lines::{Lines, Stream};
 
 /// Starts a Python function: `argv[1]` is the folder that holds the package `forebay`.
 const BOOTSTRAP: &str = "import sys; sys.path.insert(0, sys.argv[1]); del sys.argv[1:]; from forebay._function import main; main()";
+
+/// The allocator of Python functions, in the folder that holds the package.
+const PRELOAD: &str = "forebay/preload.so";
 
 /// What is executed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -84,8 +88,19 @@ pub struct Answer {
     pub reply: Reply,
     /// The encoded table, if it made one.
     pub message: Option<Vec<u8>>,
-    /// Its segment, sealed, if it wrote one.
-    pub segment: Option<Arc<OwnedFd>>,
+    /// Its new segments, trimmed and sealed.
+    pub segments: Vec<NewSegment>,
+}
+
+/// A segment nobody can change any more.
+#[derive(Debug, Clone)]
+pub struct NewSegment {
+    /// Identity, as the function numbered it.
+    pub id: u64,
+    /// Bytes.
+    pub length: u64,
+    /// The memory file.
+    pub file: Arc<OwnedFd>,
 }
 
 /// A process that was started and has not been called yet. Dropping it kills it.
@@ -162,7 +177,8 @@ impl FunctionProcess {
             (Ended::Exited, Ok(Some(frame))) => self.answer(frame),
             (Ended::Exited, _) if self.cancel.is_cancelled() => Err(Failure::Cancelled { node: self.node.clone() }),
             (Ended::Exited, Ok(None)) => Err(self.ending(status)),
-            (Ended::Exited, Err(why)) if status.success() => Err(Failure::Answer { node: self.node.clone(), why }),
+            (Ended::Exited, Err(Broken::OutOfFiles(error))) => Err(self.start_failure(io::Error::other(error))),
+            (Ended::Exited, Err(Broken::Other(why))) if status.success() => Err(Failure::Answer { node: self.node.clone(), why }),
             (Ended::Exited, Err(_)) => Err(self.ending(status)),
         }
     }
@@ -243,14 +259,20 @@ impl FunctionProcess {
         if let Reply::Failed { code, message, causes, hint, traceback, fault } = reply {
             return Err(told(code, message, causes, hint, traceback, &fault));
         }
-        if frame.blobs.len() > 1 || frame.fds.len() > 1 {
-            return Err(wrong("it holds more than one table".into()));
+        let named = if let Reply::Table { segments, .. } = &reply { segments.as_slice() } else { &[] };
+        let mut blobs = frame.blobs.into_iter();
+        let message = blobs.next();
+        if frame.fds.len() != named.len() || blobs.len() != named.len() {
+            return Err(wrong(format!("{} segments, {} descriptors", named.len(), frame.fds.len())));
         }
-        let segment = frame.fds.into_iter().next();
-        if let Some(segment) = &segment {
-            forebay_shm::seal(segment).map_err(|error| wrong(format!("its segment could not be sealed: {error}")))?;
+        let mut segments = Vec::with_capacity(named.len());
+        for ((id, file), keep) in named.iter().zip(frame.fds).zip(blobs) {
+            let keep = Keep::decode(&keep).ok_or_else(|| wrong("it does not say what to keep of a segment".into()))?;
+            forebay_shm::trim(&file, &keep).map_err(|error| wrong(format!("its segment could not be trimmed: {error}")))?;
+            forebay_shm::seal(&file).map_err(|error| wrong(format!("its segment could not be sealed: {error}")))?;
+            segments.push(NewSegment { id: *id, length: keep.length, file: Arc::new(file) });
         }
-        Ok(Answer { reply, message: frame.blobs.into_iter().next(), segment: segment.map(Arc::new) })
+        Ok(Answer { reply, message, segments })
     }
 
     fn ending(&self, status: ExitStatus) -> Failure {
@@ -298,12 +320,20 @@ fn command(launch: &Launch<'_>) -> Command {
             let mut command = Command::new(python);
             command.args(["-I", "-X", "utf8", "-c", BOOTSTRAP]).arg(runtime);
             user_environment(&mut command, python);
+            // Its tables are born in shared memory; without the library they are copied there.
+            let arena = runtime.join(PRELOAD);
+            if arena.is_file() {
+                command.env("LD_PRELOAD", arena);
+            }
             if !warm.is_empty() {
                 command.env("FOREBAY_WARM", warm.join(","));
             }
             command
         }
     };
+    if let Some(bytes) = launch.limits.memory_bytes {
+        command.env("FOREBAY_ARENA_LIMIT", bytes.to_string());
+    }
     if let Some(threads) = launch.limits.threads {
         for variable in ["OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "POLARS_MAX_THREADS", "FOREBAY_THREADS"] {
             command.env(variable, threads.to_string());

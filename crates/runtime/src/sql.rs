@@ -148,9 +148,7 @@ impl Plan {
         // Plain strings of one batch have less than 2 GiB, so few long rows go into one.
         let fitting = inputs.iter().map(|(_, table)| table.rows().saturating_mul(BATCH_BYTES_TARGET) / table.bytes().max(1));
         let fitting = inputs.iter().zip(fitting).filter(|((_, table), _)| table.rows() > 0).map(|(_, rows)| rows).min();
-        // TEMP
-    let most: usize = std::env::var("B").ok().and_then(|b| b.parse().ok()).unwrap_or(BATCH_ROWS);
-        let batch_rows = fitting.unwrap_or(most).clamp(1, most);
+        let batch_rows = fitting.unwrap_or(BATCH_ROWS).clamp(1, BATCH_ROWS);
         let pieces = largest.map_or(0, |table| table.batches.iter().map(|batch| batch.num_rows().div_ceil(batch_rows)).sum());
         let partitions = (rows / PARTITION_ROWS_MIN).clamp(1, threads.max(1));
         Self { partitions, batch_rows, input_rows: rows.div_ceil(usize::max(pieces, 1)).max(1) }

@@ -1,6 +1,6 @@
 //! What can go wrong with segments and channels.
 
-use forebay_types::{Coded, Fault, Report};
+use forebay_types::{Coded, Fault, OPEN_FILES_HINT, Report};
 use rustix::io::Errno;
 
 /// Errors of this crate.
@@ -88,7 +88,7 @@ impl Coded for Error {
                 .with_hint("restart the background process: `forebay daemon stop`"),
             Self::Limit { .. } => Report::new("IPC0106", Fault::Request, "could not pass a message on").with_chain(self),
             Self::Descriptors(_) => platform("IPC0107", "could not open another file")
-                .with_hint("raise the limit of open files (`ulimit -n`) and restart the background process"),
+                .with_hint(OPEN_FILES_HINT),
             Self::Table(error) => error.report(),
         }
     }

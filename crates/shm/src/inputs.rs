@@ -65,6 +65,11 @@ impl Inputs {
         self.mappings.get(&id).map(|(_, length)| *length)
     }
 
+    /// Memory each segment holds, in bytes.
+    pub(crate) fn held(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
+        self.mappings.iter().map(|(id, (mapping, _))| (*id, mapping.held()))
+    }
+
     /// The table of a message, over the mapped pages. Its layout is checked, its values are believed: it costs a few
     /// microseconds per buffer, whatever the table's size.
     ///

@@ -1,17 +1,19 @@
 //! Shared memory: segments, their mappings, and the channel that carries their descriptors between processes.
 //!
-//! A *segment* is one memfd. A function writes it once, sends its descriptor and exits; the supervisor seals it; from then on
-//! nobody can change it, and readers map it. Tables in segments are described by messages of crate `sipc`.
+//! A *segment* is one memfd: as a rule the memory a function's arena was (crate `arena`), so its table was born in it. The
+//! function describes the table, sends the description and the descriptor, and exits; then the supervisor erases what
+//! is not the table's and seals the file; from then on nobody can change it, and readers map it. Tables in segments are
+//! described by messages of crate `sipc`.
 //!
 //! ```text
-//! function    Output ──place──> SegmentWriter ──finish──> fd ──Channel──> supervisor ──seal──> published
+//! function    batches ──write──> message, fds, what to keep ──Channel──> supervisor ──(exit) trim, seal──> published
 //! function    Channel ──fds──> Inputs (Mapping per segment) ──rebuild──> RecordBatch over the mapped pages
 //! ```
 //!
 //! Invariants: a mapping exists only of a sealed file that is at least as long as declared, so it can neither change nor raise
-//! SIGBUS; a segment that is sent has no writable mapping (it never has one here: bytes go in by `pwrite`).
+//! SIGBUS; a segment is trimmed before it is sealed, and sealed before any other function gets it.
 //!
-//! `unsafe` is allowed in this crate: memory mappings, file descriptor 0, and arrays made without reading their values.
+//! `unsafe` is allowed in this crate: memory mappings, file descriptor 0, a clock, and arrays made without reading their values.
 
 #![allow(unsafe_code)]
 
@@ -28,9 +30,10 @@ mod views;
 
 pub use channel::{Channel, Frame, Listener};
 pub use error::Error;
+pub use forebay_arena as arena;
 pub use inputs::Inputs;
 pub use mapping::Mapping;
-pub use output::{Output, Written};
-pub use process::die_with_parent;
-pub use segment::{SegmentWriter, is_sealed, seal};
+pub use output::{NewSegment, Written, write};
+pub use process::{die_with_parent, monotonic_ns};
+pub use segment::{SegmentWriter, is_sealed, seal, trim};
 pub use views::{as_views, view_type};

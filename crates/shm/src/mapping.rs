@@ -16,6 +16,7 @@ use crate::{Error, is_sealed};
 pub struct Mapping {
     address: NonNull<u8>,
     length: usize,
+    held: u64,
 }
 
 // SAFETY: the mapping is read-only memory that nobody can change (the file is sealed), owned by this value alone.
@@ -35,13 +36,15 @@ impl Mapping {
         if !is_sealed(file) {
             return Err(refuse("it is not sealed".into()));
         }
-        let size = rustix::fs::fstat(file).map_err(|error| Error::system("look at a segment", error))?.st_size;
+        let status = rustix::fs::fstat(file).map_err(|error| Error::system("look at a segment", error))?;
+        let size = status.st_size;
+        let held = u64::try_from(status.st_blocks).unwrap_or(0) * 512;
         if u64::try_from(size).unwrap_or(0) < length {
             return Err(refuse(format!("it has {size} bytes, {length} were declared")));
         }
         let bytes = usize::try_from(length).map_err(|_| refuse("it does not fit this machine".into()))?;
         if bytes == 0 {
-            return Ok(Arc::new(Self { address: NonNull::dangling(), length: 0 }));
+            return Ok(Arc::new(Self { address: NonNull::dangling(), length: 0, held }));
         }
         let map = |flags| {
             // SAFETY: a new mapping at an address of the kernel's choice touches no existing memory.
@@ -57,7 +60,7 @@ impl Mapping {
             other => Error::system("map a segment", other),
         })?;
         let address = NonNull::new(address.cast::<u8>()).expect("the kernel maps nothing at address zero unasked");
-        Ok(Arc::new(Self { address, length: bytes }))
+        Ok(Arc::new(Self { address, length: bytes, held }))
     }
 
     /// All of it as an Arrow buffer. No copy; the buffer and its slices keep the mapping.
@@ -69,6 +72,11 @@ impl Mapping {
         // SAFETY: `address` is valid for reads of `length` bytes as long as `self` lives, which the buffer's owner (a clone of
         // this Arc) ensures; the bytes are initialised file contents and immutable because the file is sealed.
         unsafe { Buffer::from_custom_allocation(self.address, self.length, Arc::clone(self) as _) }
+    }
+
+    /// Memory the segment holds, in bytes; less than its length where it has holes.
+    pub(crate) fn held(&self) -> u64 {
+        self.held
     }
 
     /// First address and the one past the end.

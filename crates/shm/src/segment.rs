@@ -1,14 +1,20 @@
-//! Writing a segment, once, and sealing it.
+//! Writing a segment, once, trimming it to what a table needs, and sealing it.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::ops::Range;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, memfd_create};
+use rustix::fs::{FallocateFlags, MemfdFlags, SealFlags, fallocate, fcntl_add_seals, fcntl_get_seals, ftruncate, memfd_create};
 use rustix::io::Errno;
+
+use forebay_sipc::call::Keep;
 
 use crate::Error;
 
 /// Buffers in a segment begin at multiples of this many bytes: a cache line, and the widest vector register.
 pub const ALIGNMENT_BYTES: u64 = 64;
+
+/// What is punched out of a file is a multiple of this; larger pages are a multiple of it, too.
+const PAGE_BYTES: u64 = 4096;
 
 /// Longest piece given to one `pwrite`; Linux takes at most 2 GiB less a page.
 const WRITE_BYTES_MAX: usize = 1 << 30;
@@ -41,19 +47,21 @@ impl SegmentWriter {
         }
         let file = self.file.as_ref().expect("created above");
         let start = self.length.next_multiple_of(ALIGNMENT_BYTES);
-        let mut at = start;
-        let mut rest = bytes;
-        while !rest.is_empty() {
-            let piece = &rest[..rest.len().min(WRITE_BYTES_MAX)];
-            match rustix::io::pwrite(file, piece, at) {
-                Ok(0) => return Err(Error::writing(rest.len() as u64, Errno::NOSPC)),
-                Ok(written) => {
-                    rest = &rest[written..];
-                    at += written as u64;
-                }
-                Err(Errno::INTR) => {}
-                Err(error) => return Err(Error::writing(rest.len() as u64, error)),
-            }
+        write(file, bytes, start)?;
+        self.length = start + bytes.len() as u64;
+        Ok(start)
+    }
+
+    /// As [`SegmentWriter::append`], but only the ranges `live` of `bytes` are written; the rest is left as holes, which read as
+    /// zeros.
+    ///
+    /// # Errors
+    /// As for `append`.
+    pub fn append_parts(&mut self, bytes: &[u8], live: &[Range<usize>]) -> Result<u64, Error> {
+        let start = self.append(&[])?;
+        let file = self.file.as_ref().expect("created by append");
+        for range in live {
+            write(file, &bytes[range.clone()], start + range.start as u64)?;
         }
         self.length = start + bytes.len() as u64;
         Ok(start)
@@ -72,6 +80,23 @@ impl SegmentWriter {
     }
 }
 
+fn write(file: &OwnedFd, bytes: &[u8], mut at: u64) -> Result<(), Error> {
+    let mut rest = bytes;
+    while !rest.is_empty() {
+        let piece = &rest[..rest.len().min(WRITE_BYTES_MAX)];
+        match rustix::io::pwrite(file, piece, at) {
+            Ok(0) => return Err(Error::writing(rest.len() as u64, Errno::NOSPC)),
+            Ok(written) => {
+                rest = &rest[written..];
+                at += written as u64;
+            }
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(Error::writing(rest.len() as u64, error)),
+        }
+    }
+    Ok(())
+}
+
 /// A memory file that can be sealed, never executed where the kernel knows how (6.3), and is closed by `exec`.
 fn create() -> Result<OwnedFd, Error> {
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
@@ -83,6 +108,56 @@ fn create() -> Result<OwnedFd, Error> {
         Errno::NOMEM => Error::Memory { bytes: 0, source: error },
         other => Error::system("create a segment", other),
     })
+}
+
+/// Cuts a segment off and erases everything but what is live of it. Whole pages go back to the kernel, what is left of the others
+/// is overwritten with zeros.
+///
+/// To be done after the writer has exited and before anybody else is given the file: in between, the writer's heap lies in it.
+///
+/// # Errors
+/// [`Error::Frame`] for a length beyond the file or a file that is no memory file, [`Error::System`].
+pub fn trim(file: impl AsFd, keep: &Keep) -> Result<(), Error> {
+    let file = file.as_fd();
+    fcntl_get_seals(file).map_err(|_| Error::Frame("a segment that is no memory file".into()))?;
+    let size = rustix::fs::fstat(file).map_err(|error| Error::system("look at a segment", error))?.st_size;
+    if u64::try_from(size).unwrap_or(0) < keep.length {
+        return Err(Error::Frame(format!("a segment of {size} bytes, of which {} are to be kept", keep.length)));
+    }
+    ftruncate(file, keep.length).map_err(|error| Error::system("trim a segment", error))?;
+    let mut gap_start = 0;
+    for range in &keep.live {
+        punch(file, gap_start..range.start)?;
+        gap_start = range.end;
+    }
+    punch(file, gap_start..keep.length)
+}
+
+/// Makes a range read as zeros, and frees the pages that lie in it as a whole.
+fn punch(file: BorrowedFd<'_>, gap: Range<u64>) -> Result<(), Error> {
+    let (first_page, last_page) = (gap.start.next_multiple_of(PAGE_BYTES), gap.end / PAGE_BYTES * PAGE_BYTES);
+    if first_page >= last_page {
+        return erase(file, gap);
+    }
+    let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+    fallocate(file, flags, first_page, last_page - first_page).map_err(|error| Error::system("trim a segment", error))?;
+    erase(file, gap.start..first_page)?;
+    erase(file, last_page..gap.end)
+}
+
+/// Overwrites at most two pages with zeros.
+fn erase(file: BorrowedFd<'_>, range: Range<u64>) -> Result<(), Error> {
+    const ZEROS: [u8; 2 * PAGE_BYTES as usize] = [0; 2 * PAGE_BYTES as usize];
+    let mut at = range.start;
+    while at < range.end {
+        let bytes = usize::try_from(range.end - at).map_or(ZEROS.len(), |left| left.min(ZEROS.len()));
+        match rustix::io::pwrite(file, &ZEROS[..bytes], at) {
+            Ok(written) => at += written as u64,
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(Error::writing(range.end - at, error)),
+        }
+    }
+    Ok(())
 }
 
 /// Makes a segment immutable for ever, for everybody. Fails while a writable mapping of it exists.

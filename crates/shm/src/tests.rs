@@ -7,7 +7,8 @@ use arrow::array::{ArrayRef, AsArray, DictionaryArray, Int64Array, StringArray};
 use arrow::datatypes::{DataType, Field, Int32Type, Schema, SchemaRef};
 use arrow::record_batch::RecordBatch;
 use forebay_sipc::call::SegmentRef;
-use forebay_sipc::{Describer, Limits, Message, describe};
+use forebay_sipc::call::{Copied, CopyReason, Keep};
+use forebay_sipc::{Limits, Message};
 use forebay_types::Coded;
 use proptest::prelude::*;
 use rustix::fs::{Mode, OFlags, SealFlags};
@@ -146,20 +147,19 @@ fn table() -> (SchemaRef, RecordBatch) {
     (schema, batch)
 }
 
-/// One function: describes batches over inputs, and returns the message's bytes and the sealed segment.
+/// One function without an arena: describes batches over inputs; what is new is trimmed and sealed.
 fn run(id: u64, inputs: &Arc<Inputs>, schema: &SchemaRef, batches: &[RecordBatch]) -> (Vec<u8>, Written) {
-    let mut output = Output::new(id, Arc::clone(inputs));
-    let message = describe(schema, batches, &mut output).unwrap();
-    let written = output.finish();
-    if let Some((file, _)) = &written.segment {
-        seal(file).unwrap();
+    let written = write(id, inputs, schema, batches.to_vec()).unwrap();
+    for segment in &written.segments {
+        trim(&segment.file, &Keep::decode(&segment.keep.encode()).unwrap()).unwrap();
+        seal(&segment.file).unwrap();
     }
-    (message.encode(), written)
+    (written.message.encode(), written)
 }
 
-fn inputs(segments: &[(u64, &(OwnedFd, u64))]) -> Arc<Inputs> {
-    let refs: Vec<SegmentRef> = segments.iter().map(|(id, (_, length))| SegmentRef { id: *id, length: *length }).collect();
-    let files: Vec<_> = segments.iter().map(|(_, (file, _))| file.as_fd()).collect();
+fn inputs(segments: &[&NewSegment]) -> Arc<Inputs> {
+    let refs: Vec<SegmentRef> = segments.iter().map(|s| SegmentRef { id: s.id, length: s.keep.length }).collect();
+    let files: Vec<_> = segments.iter().map(|segment| segment.file.as_fd()).collect();
     Inputs::map(&refs, &files).unwrap()
 }
 
@@ -169,8 +169,8 @@ fn a_chain_of_functions_copies_only_what_is_new() {
     let (bytes, first) = run(1, &Inputs::none(), &schema, std::slice::from_ref(&batch));
     assert!(first.bytes.copied > 100_000 && first.bytes.inline > 0 && first.bytes.reshared == 0, "{:?}", first.bytes);
 
-    let segment = first.segment.unwrap();
-    let given = inputs(&[(1, &segment)]);
+    let segment = &first.segments[0];
+    let given = inputs(&[segment]);
     let message = Message::decode(&bytes, &Limits::default()).unwrap();
     let read = given.rebuild(&message).unwrap();
     assert_eq!(read.batches, [batch.clone()]);
@@ -178,10 +178,10 @@ fn a_chain_of_functions_copies_only_what_is_new() {
     assert_eq!(read.realigned_bytes, 0);
 
     let (again, passed) = run(2, &given, &schema, &read.batches);
-    assert_eq!((passed.bytes.copied, passed.segment.is_none()), (0, true), "{:?}", passed.bytes);
+    assert_eq!((passed.bytes.copied, passed.segments.len()), (0, 0), "{:?}", passed.bytes);
     assert_eq!(passed.bytes.reshared, first.bytes.copied);
     let again = Message::decode(&again, &Limits::default()).unwrap();
-    assert_eq!(again.segments(), [SegmentRef { id: 1, length: segment.1 }]);
+    assert_eq!(again.segments(), first.message.segments());
     assert_eq!(given.rebuild(&again).unwrap().batches, [batch.clone()]);
 
     let new: ArrayRef = Arc::new(Int64Array::from_iter_values((0..5_000).map(|i| i * 2)));
@@ -190,7 +190,7 @@ fn a_chain_of_functions_copies_only_what_is_new() {
     let added = added.unwrap();
     let (third, written) = run(3, &given, &wider, std::slice::from_ref(&added));
     assert_eq!(written.bytes.copied, 32_000, "{:?}", written.bytes);
-    let both = inputs(&[(3, written.segment.as_ref().unwrap()), (1, &segment)]);
+    let both = inputs(&[&written.segments[0], segment]);
     let third = Message::decode(&third, &Limits::default()).unwrap();
     assert_eq!(both.rebuild(&third).unwrap().batches, [added]);
 }
@@ -210,40 +210,67 @@ fn a_dictionary_of_many_batches_is_stored_once() {
     let values: ArrayRef = Arc::new(StringArray::from_iter_values((0..1_000).map(|i| format!("value {i}"))));
     let field = Field::new("d", DataType::Dictionary(Box::new(DataType::Int32), Box::new(DataType::Utf8)), false);
     let schema = Arc::new(Schema::new(vec![field]));
-    let mut output = Output::new(1, Inputs::none());
-    let mut describer = Describer::new(&schema);
-    for start in 0..10 {
+    let batch = |start: i32| {
         let keys = arrow::array::Int32Array::from_iter_values(start * 100..start * 100 + 100);
         let column = DictionaryArray::new(keys, Arc::clone(&values));
-        describer.push(&RecordBatch::try_new(Arc::clone(&schema), vec![Arc::new(column)]).unwrap(), &mut output).unwrap();
-    }
-    let message = describer.finish(&output).unwrap();
-    let written = output.finish();
+        RecordBatch::try_new(Arc::clone(&schema), vec![Arc::new(column)]).unwrap()
+    };
+    let batches: Vec<RecordBatch> = (0..10).map(batch).collect();
+    let (_, written) = run(1, &Inputs::none(), &schema, &batches);
     assert!(written.bytes.copied < 16_000, "{:?}", written.bytes);
-    let segment = written.segment.unwrap();
-    seal(&segment.0).unwrap();
-    let read = inputs(&[(1, &segment)]).rebuild(&message).unwrap();
+    let read = inputs(&[&written.segments[0]]).rebuild(&written.message).unwrap();
     let last = read.batches[9].column(0).as_dictionary::<Int32Type>();
     assert_eq!(last.downcast_dict::<StringArray>().unwrap().into_iter().last().unwrap(), Some("value 999"));
 }
 
 #[test]
-fn memory_that_is_used_again_is_not_taken_for_what_it_was() {
+fn a_few_rows_do_not_keep_a_large_segment() {
+    let rows = 12 << 20;
     let schema = Arc::new(Schema::new(vec![Field::new("c", DataType::Int64, false)]));
-    let mut output = Output::new(1, Inputs::none());
-    let mut describer = Describer::new(&schema);
-    for start in 0..100_i64 {
-        // Allocators give the same address again as soon as the batch is dropped.
-        let column: ArrayRef = Arc::new(Int64Array::from_iter_values(start..start + 1_000));
-        describer.push(&RecordBatch::try_new(Arc::clone(&schema), vec![column]).unwrap(), &mut output).unwrap();
+    let column: ArrayRef = Arc::new(Int64Array::from_iter_values(0..rows));
+    let batch = RecordBatch::try_new(Arc::clone(&schema), vec![column]).unwrap();
+    let (_, first) = run(1, &Inputs::none(), &schema, &[batch]);
+    let given = inputs(&[&first.segments[0]]);
+    let table = given.rebuild(&first.message).unwrap();
+    let half = table.batches[0].slice(1000, rows as usize / 2);
+    let (_, shared) = run(200, &given, &schema, std::slice::from_ref(&half));
+    assert_eq!((shared.bytes.copied, shared.bytes.reshared, shared.segments.len()), (0, 4 * rows as u64, 0));
+    let few = table.batches[0].slice(1000, 10_000);
+    let (_, copied) = run(400, &given, &schema, std::slice::from_ref(&few));
+    assert_eq!((copied.bytes.copied, copied.bytes.reshared), (80_000, 0));
+    assert_eq!(copied.copies, [Copied { reason: CopyReason::Compacted, bytes: 80_000 }]);
+    assert!(copied.message.segments().iter().all(|segment| segment.id == 400), "the large segment is not held any more");
+    let read = inputs(&[&copied.segments[0]]).rebuild(&copied.message).unwrap();
+    assert_eq!(read.batches, [few]);
+}
+
+#[test]
+fn trimming_leaves_nothing_but_what_is_kept() {
+    let bytes: Vec<u8> = (0..100_000_u32).map(|i| u8::try_from(i % 251 + 1).unwrap()).collect();
+    for live in [vec![], vec![0..100_000], vec![5..6, 7..4096, 8192..8193, 50_000..70_001], vec![99_999..100_000], vec![4095..4097]] {
+        let (file, _) = segment(&bytes);
+        let keep = Keep { length: 99_990.max(live.last().map_or(0, |range: &std::ops::Range<u64>| range.end)), live };
+        trim(&file, &keep).unwrap();
+        let length = usize::try_from(keep.length).unwrap();
+        assert_eq!(rustix::fs::fstat(&file).unwrap().st_size as u64, keep.length);
+        let mut left = vec![9; length];
+        let mut read = 0;
+        while read < length {
+            read += rustix::io::pread(&file, &mut left[read..], read as u64).unwrap();
+        }
+        for (at, byte) in left.iter().enumerate() {
+            let is_live = keep.live.iter().any(|range| range.contains(&(at as u64)));
+            assert_eq!(*byte, if is_live { bytes[at] } else { 0 }, "byte {at} of {keep:?}");
+        }
+        let pages: u64 = keep.live.iter().map(|range| range.end.div_ceil(4096) - range.start / 4096).sum();
+        assert!(rustix::fs::fstat(&file).unwrap().st_blocks as u64 * 512 <= (pages + 1) * 4096, "{keep:?}");
     }
-    let message = describer.finish(&output).unwrap();
-    let segment = output.finish().segment.unwrap();
-    seal(&segment.0).unwrap();
-    let read = inputs(&[(1, &segment)]).rebuild(&message).unwrap();
-    for (start, batch) in read.batches.iter().enumerate() {
-        assert_eq!(batch.column(0).as_primitive::<arrow::datatypes::Int64Type>().value(0), start as i64);
-    }
+    let (file, _) = segment(&bytes);
+    let all = |length| Keep { length, live: vec![0..length] };
+    assert_eq!(code(&trim(&file, &all(100_001)).unwrap_err()), "IPC0105");
+    assert_eq!(code(&trim(tempfile::tempfile().unwrap(), &all(0)).unwrap_err()), "IPC0105");
+    seal(&file).unwrap();
+    assert_eq!(code(&trim(&file, &all(5)).unwrap_err()), "IPC0103", "a published segment cannot be trimmed");
 }
 
 #[test]
@@ -453,9 +480,10 @@ proptest! {
     fn addresses_are_found_where_they_are(sizes in prop::collection::vec(0_usize..20_000, 1..8), at in any::<prop::sample::Index>(), length in 0_usize..5_000) {
         let segments: Vec<(OwnedFd, u64)> = sizes.iter().map(|n| segment(&vec![1; *n])).collect();
         segments.iter().for_each(|(file, _)| seal(file).unwrap());
-        let numbered: Vec<(u64, &(OwnedFd, u64))> = segments.iter().enumerate().map(|(i, s)| (i as u64, s)).collect();
-        let inputs = inputs(&numbered);
-        for (id, (_, size)) in &numbered {
+        let refs: Vec<SegmentRef> = segments.iter().enumerate().map(|(i, s)| SegmentRef { id: i as u64, length: s.1 }).collect();
+        let files: Vec<&OwnedFd> = segments.iter().map(|(file, _)| file).collect();
+        let inputs = Inputs::map(&refs, &files).unwrap();
+        for SegmentRef { id, length: size } in &refs {
             let buffer = forebay_sipc::Source::segment(inputs.as_ref(), *id).unwrap();
             prop_assert_eq!(buffer.len() as u64, *size);
             if *size > 0 {
@@ -472,7 +500,7 @@ proptest! {
         thread_local!(static SAMPLE: (Vec<u8>, Arc<Inputs>) = {
             let (schema, batch) = table();
             let (bytes, written) = run(1, &Inputs::none(), &schema, &[batch]);
-            (bytes, inputs(&[(1, &written.segment.unwrap())]))
+            (bytes, inputs(&[&written.segments[0]]))
         });
         let (mut bytes, inputs) = SAMPLE.with(Clone::clone);
         let at = at.index(bytes.len() - 8);

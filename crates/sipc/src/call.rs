@@ -3,10 +3,13 @@
 //!
 //! ```text
 //! supervisor -> function   Call   blobs: one SIPC message per input    fds: the segments, in the order of `segments`
-//! function -> supervisor   Reply  blobs: the output's SIPC message     fds: the new segments, in the order of `segments`
+//! function -> supervisor   Reply  blobs: the output's SIPC message,    fds: the new segments, in the order of `segments`
+//!                                 then what to keep of each segment
 //! ```
 //!
 //! A function process gets its channel as file descriptor 0, takes one call, gives one reply, and exits.
+
+use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
@@ -170,9 +173,9 @@ pub enum Reply {
         /// Why bytes were copied; adds up to `bytes.copied`.
         #[serde(default)]
         copies: Vec<Copied>,
-        /// The new segments, in the order of their descriptors.
+        /// Identities of the new segments, in the order of their descriptors. Blob n + 1 says what to keep of segment n.
         #[serde(default)]
-        segments: Vec<NewSegment>,
+        segments: Vec<u64>,
         /// When what happened.
         #[serde(default)]
         times: Times,
@@ -228,14 +231,41 @@ pub enum Reply {
     },
 }
 
-/// A segment the function wrote, before it is trimmed and sealed.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct NewSegment {
-    /// Identity: one of those the call allows.
-    pub id: u64,
-    /// `(start, end)` of what the table needs of it, in bytes, sorted and apart. Everything else is made zero before anybody
-    /// else sees the segment, because it may be the function's heap.
-    pub keep: Vec<(u64, u64)>,
+/// What is left of a segment: a blob of a [`Reply::Table`]. Everything outside `live` is erased before anybody sees the segment,
+/// because it may be the function's heap.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Keep {
+    /// Length it is cut off to, in bytes.
+    pub length: u64,
+    /// What the table needs, in bytes: sorted, apart, and within `length`.
+    pub live: Vec<Range<u64>>,
+}
+
+impl Keep {
+    /// As little-endian numbers: the length, then the start and end of each range.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let numbers = self.live.iter().flat_map(|range| [range.start, range.end]);
+        std::iter::once(self.length).chain(numbers).flat_map(u64::to_le_bytes).collect()
+    }
+
+    /// The inverse. `None` for anything that is not sorted ranges, apart, within the length.
+    #[must_use]
+    pub fn decode(bytes: &[u8]) -> Option<Self> {
+        let (numbers, rest) = bytes.as_chunks::<8>();
+        let mut numbers = numbers.iter().map(|bytes| u64::from_le_bytes(*bytes));
+        let length = numbers.next().filter(|_| rest.is_empty() && numbers.len() % 2 == 0)?;
+        let mut live = Vec::with_capacity(numbers.len() / 2);
+        let mut before = None;
+        while let (Some(start), Some(end)) = (numbers.next(), numbers.next()) {
+            if start >= end || end > length || before.is_some_and(|before| start <= before) {
+                return None;
+            }
+            before = Some(end);
+            live.push(start..end);
+        }
+        Some(Self { length, live })
+    }
 }
 
 /// Bytes copied for one reason.
@@ -259,6 +289,19 @@ pub enum CopyReason {
     Rebased,
     /// It was a small part of a large segment, which would have had to be kept for it.
     Compacted,
+}
+
+impl CopyReason {
+    /// `elsewhere`, `rewritten`, `rebased` or `compacted`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Elsewhere => "elsewhere",
+            Self::Rewritten => "rewritten",
+            Self::Rebased => "rebased",
+            Self::Compacted => "compacted",
+        }
+    }
 }
 
 /// Times of a call, as the function saw them.

@@ -1,18 +1,22 @@
 //! Arrays to a message. A [`Placer`] decides where each buffer lives; this module decides which bytes are worth placing.
 //!
-//! A slice of a big array refers to all of its parent's string data or list values. When those bytes must be copied anyway,
-//! only the part in use is copied and the offsets are rewritten; when they already lie in a segment they are referred to as
-//! they are. Views that use less than half of their data are compacted first.
+//! A slice of a big array refers to all of its parent's string data or list values. Only the part in use is *live*: where the
+//! bytes lie in a segment already they are referred to as they are, and the rest of the buffer may be dropped by whoever owns
+//! it; where they must be copied, only that part is, and the offsets are rewritten. Views tell what is live of their data
+//! one by one; data of which views use less than a quarter is compacted (the rule Polars has for its own filters).
 
-use arrow::array::{Array, ArrayData, ArrayRef, AsArray, OffsetSizeTrait, make_array};
+use std::collections::HashMap;
+use std::ops::Range;
+
+use arrow::array::{Array, ArrayData, ArrayRef, AsArray, GenericByteViewArray, OffsetSizeTrait, make_array};
 use arrow::buffer::{BooleanBuffer, Buffer, ScalarBuffer};
 use arrow::datatypes::{BinaryViewType, ByteViewType, DataType, SchemaRef, StringViewType};
 use arrow::record_batch::RecordBatch;
 
-use crate::call::SegmentRef;
-use crate::limits::INLINE_ALIGNMENT_BYTES;
+use crate::call::{CopyReason, SegmentRef};
+use crate::limits::{INLINE_ALIGNMENT_BYTES, VIEWS_USE_MIN, WORTH_KEEPING};
 use crate::message::{Batch, Message, Node, Place};
-use crate::{Error, Limits, without_file_metadata};
+use crate::{Error, Limits, ranges, without_file_metadata};
 
 /// Where a buffer is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,122 +32,145 @@ pub enum Placement {
     },
 }
 
-/// How long the memory of a buffer stays what it is.
+/// Whose segment some bytes lie in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Life {
-    /// Until [`Placer::end_batch`].
-    Batch,
-    /// Other batches may refer to the same buffer: worth remembering (and keeping alive) until the table is described.
-    Table,
+pub enum Home {
+    /// An input's: immutable, and published already.
+    Input,
+    /// This function's own: what is not live of it will be erased before it is published.
+    Own,
 }
 
 /// Finds or makes a place for the buffers of one table.
 pub trait Placer {
-    /// Where these bytes already are, if they lie in a segment.
-    fn find(&self, bytes: &[u8]) -> Option<Placement>;
+    /// Whose segment these bytes lie in, if any.
+    fn home(&self, bytes: &[u8]) -> Option<Home>;
 
-    /// Finds or makes a place for a buffer of at least one byte.
+    /// Finds or makes a place for a buffer of at least one byte, of which the ranges `live` (sorted, apart) matter. `made` says
+    /// why the buffer was made just now, instead of being the table's own.
     ///
     /// # Errors
     /// When it cannot be stored.
-    fn place(&mut self, buffer: &Buffer, life: Life) -> Result<Placement, Error>;
+    fn place(&mut self, buffer: &Buffer, live: &[Range<usize>], made: Option<CopyReason>) -> Result<Placement, Error>;
 
     /// Length of a segment it has given out, once everything is placed.
     fn segment_length(&self, id: u64) -> u64;
-
-    /// All buffers of a batch have been placed; their memory may be freed and used again.
-    fn end_batch(&mut self) {}
 }
 
-/// Describes a table that is there as a whole. See [`Describer`] for one that comes batch by batch.
+/// Describes a table. Its batches must outlive whatever the placer refers to.
 ///
 /// # Errors
-/// [`Error::Mismatch`] or [`Error::Width`] for a batch of another schema, and what the placer returns.
+/// [`Error::Mismatch`] or [`Error::Width`] for a batch of another schema, [`Error::Limit`] for a message no reader would take,
+/// and what the placer returns.
 pub fn describe(schema: &SchemaRef, batches: &[RecordBatch], placer: &mut dyn Placer) -> Result<Message, Error> {
-    let mut describer = Describer::new(schema);
     for batch in batches {
-        describer.push(batch, placer)?;
+        check(schema, batch)?;
     }
-    describer.finish(placer)
+    let batches = || batches.iter().filter(|batch| batch.num_rows() > 0);
+    let mut used = Used::default();
+    batches().flat_map(RecordBatch::columns).for_each(|column| used.see(&column.to_data(), placer));
+    used.0.values_mut().for_each(ranges::merge);
+
+    let mut shelf = Shelf { segments: Vec::new(), inline: Vec::new(), used: &used, placer };
+    let mut described = Vec::new();
+    for batch in batches() {
+        let columns = batch.columns().iter().map(|column| shelf.array(column)).collect::<Result<_, _>>()?;
+        described.push(Batch { rows: batch.num_rows() as u64, columns });
+    }
+    let Shelf { segments, inline, placer, .. } = shelf;
+    let limits = Limits::default();
+    for (what, found, max) in [
+        ("columns", schema.fields().len(), limits.columns_max),
+        ("batches", described.len(), limits.batches_max),
+        ("segments", segments.len(), limits.segments_max),
+    ] {
+        if found > max {
+            return Err(Error::Limit { what, found: found as u64, max: max as u64 });
+        }
+    }
+    let segments = segments.iter().map(|&id| SegmentRef { id, length: placer.segment_length(id) }).collect();
+    Ok(Message { schema: without_file_metadata(schema), segments, batches: described, inline: Buffer::from(inline.as_slice()) })
 }
 
-/// Describes a table batch by batch: a pushed batch may be dropped at once.
-#[derive(Debug)]
-pub struct Describer {
-    schema: SchemaRef,
-    segments: Vec<u64>,
-    batches: Vec<Batch>,
-    inline: Vec<u8>,
+fn check(schema: &SchemaRef, batch: &RecordBatch) -> Result<(), Error> {
+    if batch.num_columns() != schema.fields().len() {
+        return Err(Error::Width { expected: schema.fields().len(), found: batch.num_columns() });
+    }
+    for (field, column) in schema.fields().iter().zip(batch.columns()) {
+        if !field.data_type().equals_datatype(column.data_type()) {
+            return Err(Error::Mismatch {
+                column: field.name().clone(),
+                expected: field.data_type().clone(),
+                found: column.data_type().clone(),
+            });
+        }
+    }
+    Ok(())
 }
 
-impl Describer {
-    /// A table of this schema and no rows. File-bound field metadata (`PARQUET:field_id`) is left out.
-    #[must_use]
-    pub fn new(schema: &SchemaRef) -> Self {
-        Self { schema: without_file_metadata(schema), segments: Vec::new(), batches: Vec::new(), inline: Vec::new() }
+/// What all views of a table together use of each data buffer, by the buffer's address and length.
+#[derive(Default)]
+struct Used(HashMap<(usize, usize), Vec<Range<usize>>>);
+
+impl Used {
+    fn see(&mut self, data: &ArrayData, placer: &dyn Placer) {
+        match data.data_type() {
+            DataType::Utf8View => self.views::<StringViewType>(data, placer),
+            DataType::BinaryView => self.views::<BinaryViewType>(data, placer),
+            DataType::List(_) | DataType::Map(..) => self.list::<i32>(data, placer),
+            DataType::LargeList(_) => self.list::<i64>(data, placer),
+            _ => data.child_data().iter().for_each(|child| self.see(child, placer)),
+        }
     }
 
-    /// Adds the rows of `batch`. A batch without rows adds nothing.
-    ///
-    /// # Errors
-    /// [`Error::Mismatch`] or [`Error::Width`] for a batch of another schema, and what the placer returns.
-    pub fn push(&mut self, batch: &RecordBatch, placer: &mut dyn Placer) -> Result<(), Error> {
-        self.check(batch)?;
-        if batch.num_rows() == 0 {
-            return Ok(());
-        }
-        let mut columns = Vec::with_capacity(batch.num_columns());
-        for column in batch.columns() {
-            let mut shelf = Shelf { segments: &mut self.segments, inline: &mut self.inline, placer, life: Life::Batch };
-            columns.push(shelf.array(column)?);
-        }
-        placer.end_batch();
-        self.batches.push(Batch { rows: batch.num_rows() as u64, columns });
-        Ok(())
+    fn list<O: OffsetSizeTrait>(&mut self, data: &ArrayData, placer: &dyn Placer) {
+        let (first, last) = ends::<O>(&data.buffers()[0], data.len(), data.offset());
+        self.see(&data.child_data()[0].slice(first, last - first), placer);
     }
 
-    /// The message.
-    ///
-    /// # Errors
-    /// [`Error::Limit`] if no reader would take it.
-    pub fn finish(self, placer: &dyn Placer) -> Result<Message, Error> {
-        let limits = Limits::default();
-        for (what, found, max) in [
-            ("columns", self.schema.fields().len(), limits.columns_max),
-            ("batches", self.batches.len(), limits.batches_max),
-            ("segments", self.segments.len(), limits.segments_max),
-        ] {
-            if found > max {
-                return Err(Error::Limit { what, found: found as u64, max: max as u64 });
-            }
+    fn views<T: ByteViewType>(&mut self, data: &ArrayData, placer: &dyn Placer) {
+        let views = GenericByteViewArray::<T>::from(data.clone());
+        if keeps_its_data(&views, placer) {
+            return;
         }
-        let segments = self.segments.iter().map(|&id| SegmentRef { id, length: placer.segment_length(id) }).collect();
-        Ok(Message { schema: self.schema, segments, batches: self.batches, inline: Buffer::from(self.inline.as_slice()) })
-    }
-
-    fn check(&self, batch: &RecordBatch) -> Result<(), Error> {
-        if batch.num_columns() != self.schema.fields().len() {
-            return Err(Error::Width { expected: self.schema.fields().len(), found: batch.num_columns() });
+        for (buffer, parts) in views.data_buffers().iter().zip(parts(&views)) {
+            self.0.entry(key(buffer)).or_default().extend(parts);
         }
-        for (field, column) in self.schema.fields().iter().zip(batch.columns()) {
-            if !field.data_type().equals_datatype(column.data_type()) {
-                return Err(Error::Mismatch {
-                    column: field.name().clone(),
-                    expected: field.data_type().clone(),
-                    found: column.data_type().clone(),
-                });
-            }
-        }
-        Ok(())
     }
 }
 
-/// The message under construction, while the arrays of one column are put on it.
+fn key(buffer: &Buffer) -> (usize, usize) {
+    (buffer.as_ptr() as usize, buffer.len())
+}
+
+/// Whether these views lie in an input's segment and are so many that the segment is worth keeping for them alone: then what
+/// they use was kept when that segment was written, and nobody needs to look at each.
+fn keeps_its_data<T: ByteViewType>(views: &GenericByteViewArray<T>, placer: &dyn Placer) -> bool {
+    let data: usize = views.data_buffers().iter().map(Buffer::len).sum();
+    let own = views.views().inner();
+    data == 0 || own.len() >= data / WORTH_KEEPING && placer.home(own.as_slice()) == Some(Home::Input)
+}
+
+/// What views use of each of their data buffers, in the order of the views.
+fn parts<T: ByteViewType>(views: &GenericByteViewArray<T>) -> Vec<Vec<Range<usize>>> {
+    let mut parts = vec![Vec::new(); views.data_buffers().len()];
+    for (row, view) in views.views().iter().enumerate() {
+        // A view: length, then either 12 bytes, or a prefix, the number of a buffer and an offset (32 bits each).
+        let length = (*view & u128::from(u32::MAX)) as usize;
+        if length > 12 && views.is_valid(row) {
+            let (buffer, offset) = ((*view >> 64) as u32 as usize, (*view >> 96) as usize);
+            ranges::push(&mut parts[buffer], offset..offset + length);
+        }
+    }
+    parts
+}
+
+/// The message under construction.
 struct Shelf<'a> {
-    segments: &'a mut Vec<u64>,
-    inline: &'a mut Vec<u8>,
+    segments: Vec<u64>,
+    inline: Vec<u8>,
+    used: &'a Used,
     placer: &'a mut dyn Placer,
-    life: Life,
 }
 
 impl Shelf<'_> {
@@ -183,60 +210,80 @@ impl Shelf<'_> {
         Ok(node)
     }
 
-    /// Values of a dictionary are shared by many batches as a rule.
     fn dictionary(&mut self, data: &ArrayData) -> Result<Node, Error> {
         let mut node = self.node(data)?;
         node.buffers.push(self.place(&data.buffers()[0])?);
-        let before = std::mem::replace(&mut self.life, Life::Table);
-        let values = self.array(&make_array(data.child_data()[0].clone()));
-        self.life = before;
-        node.children.push(values?);
+        node.children.push(self.array(&make_array(data.child_data()[0].clone()))?);
         Ok(node)
     }
 
     fn bytes<O: OffsetSizeTrait>(&mut self, data: &ArrayData) -> Result<Node, Error> {
         let mut node = self.node(data)?;
         let [offsets, values] = data.buffers() else { unreachable!("strings have two buffers") };
-        let (first, last) = ends::<O>(offsets, data.len());
-        let used = values.slice_with_length(first, last - first);
+        let (first, last) = ends::<O>(offsets, data.len(), 0);
         let up_to_last = values.slice_with_length(0, last);
-        if first == 0 || self.is_shared(&up_to_last) && self.is_shared(&used) {
-            node.buffers = vec![self.place(offsets)?, self.place(&up_to_last)?];
+        if first == 0 || self.home(&up_to_last).is_some() {
+            let live = [first..last];
+            node.buffers = vec![self.place(offsets)?, self.place_parts(&up_to_last, &live, None)?];
         } else {
-            node.buffers = vec![self.place(&rebase::<O>(offsets, data.len()))?, self.place(&used)?];
+            let used = values.slice_with_length(first, last - first);
+            node.buffers = vec![self.place_made(&rebase::<O>(offsets, data.len()), CopyReason::Rebased)?, self.place(&used)?];
         }
         Ok(node)
     }
 
     fn list<O: OffsetSizeTrait>(&mut self, data: &ArrayData) -> Result<Node, Error> {
         let mut node = self.node(data)?;
-        let (offsets, values) = (&data.buffers()[0], make_array(data.child_data()[0].clone()));
-        let (first, last) = ends::<O>(offsets, data.len());
-        if self.lies_in_segment(&values.to_data()) {
+        let (offsets, values) = (&data.buffers()[0], &data.child_data()[0]);
+        let (first, last) = ends::<O>(offsets, data.len(), 0);
+        if self.lies_in_input(values) {
             node.buffers.push(self.place(offsets)?);
-            node.children.push(self.array(&values)?);
-        } else {
-            let offsets = if first == 0 { offsets.clone() } else { rebase::<O>(offsets, data.len()) };
-            node.buffers.push(self.place(&offsets)?);
-            node.children.push(self.array(&values.slice(first, last - first))?);
+            node.children.push(self.array(&make_array(values.clone()))?);
+            return Ok(node);
         }
+        node.buffers.push(match first {
+            0 => self.place(offsets)?,
+            _ => self.place_made(&rebase::<O>(offsets, data.len()), CopyReason::Rebased)?,
+        });
+        node.children.push(self.array(&make_array(values.clone()).slice(first, last - first))?);
         Ok(node)
     }
 
     fn views<T: ByteViewType>(&mut self, array: &ArrayRef) -> Result<Node, Error> {
         let views = array.as_byte_view::<T>();
-        let foreign: usize = views.data_buffers().iter().filter(|b| !self.is_shared(b)).map(Buffer::len).sum();
-        let in_segment = self.is_shared(views.views().inner()) || views.data_buffers().iter().any(|b| self.is_shared(b));
-        let compact = !in_segment && foreign > 4096 && foreign / 2 > views.total_buffer_bytes_used();
-        let data = if compact { views.gc().into_data() } else { views.to_data() };
-
+        if keeps_its_data(views, self.placer) {
+            return self.plain(&views.to_data());
+        }
+        let (used, buffers) = (self.used, views.data_buffers());
+        // Values of a dictionary that no key refers to are no rows; they are met here first.
+        let is_known = buffers.iter().all(|buffer| used.0.contains_key(&key(buffer)));
+        let fresh = if is_known { Vec::new() } else { merged(parts(views)) };
+        let live = |(n, buffer): (usize, &Buffer)| used.0.get(&key(buffer)).unwrap_or_else(|| &fresh[n]).as_slice();
+        let live: Vec<&[Range<usize>]> = buffers.iter().enumerate().map(live).collect();
+        let (mut whole, mut in_use, mut in_input) = (0, 0, false);
+        for (buffer, live) in views.data_buffers().iter().zip(&live) {
+            in_input |= self.home(buffer) == Some(Home::Input);
+            whole += buffer.len();
+            in_use += ranges::total(live);
+        }
+        if !in_input && whole > VIEWS_USE_MIN && in_use < whole / 4 {
+            return self.compacted(&views.gc());
+        }
+        let data = views.to_data();
         let mut node = self.node(&data)?;
         node.buffers.push(self.place(&data.buffers()[0])?);
-        let life = if compact { Life::Batch } else { Life::Table };
-        let before = std::mem::replace(&mut self.life, life);
-        let placed = data.buffers()[1..].iter().map(|buffer| self.place(buffer)).collect::<Result<Vec<_>, _>>();
-        self.life = before;
-        node.buffers.extend(placed?);
+        for (buffer, live) in data.buffers()[1..].iter().zip(live) {
+            node.buffers.push(self.place_parts(buffer, live, None)?);
+        }
+        Ok(node)
+    }
+
+    fn compacted<T: ByteViewType>(&mut self, views: &GenericByteViewArray<T>) -> Result<Node, Error> {
+        let data = views.to_data();
+        let mut node = self.node(&data)?;
+        for buffer in data.buffers() {
+            node.buffers.push(self.place_made(buffer, CopyReason::Compacted)?);
+        }
         Ok(node)
     }
 
@@ -260,11 +307,20 @@ impl Shelf<'_> {
     }
 
     fn place(&mut self, buffer: &Buffer) -> Result<Place, Error> {
+        self.place_parts(buffer, &[0..buffer.len()], None)
+    }
+
+    /// Places a buffer that is not the table's own, but was made for the message.
+    fn place_made(&mut self, buffer: &Buffer, why: CopyReason) -> Result<Place, Error> {
+        self.place_parts(buffer, &[0..buffer.len()], Some(why))
+    }
+
+    fn place_parts(&mut self, buffer: &Buffer, live: &[Range<usize>], made: Option<CopyReason>) -> Result<Place, Error> {
         let length = buffer.len() as u64;
         if length == 0 {
             return Ok(Place::Inline { offset: 0, length });
         }
-        match self.placer.place(buffer, self.life)? {
+        match self.placer.place(buffer, live, made)? {
             Placement::Inline => {
                 let offset = self.inline.len() as u64;
                 self.inline.extend_from_slice(buffer.as_slice());
@@ -283,14 +339,20 @@ impl Shelf<'_> {
         u32::try_from(position).expect("fewer segments than file descriptors")
     }
 
-    fn is_shared(&self, buffer: &Buffer) -> bool {
-        !buffer.is_empty() && self.placer.find(buffer.as_slice()).is_some()
+    fn home(&self, buffer: &Buffer) -> Option<Home> {
+        if buffer.is_empty() { None } else { self.placer.home(buffer.as_slice()) }
     }
 
-    /// Whether some buffer of the array or its children lies in a segment already.
-    fn lies_in_segment(&self, data: &ArrayData) -> bool {
-        data.buffers().iter().any(|buffer| self.is_shared(buffer)) || data.child_data().iter().any(|c| self.lies_in_segment(c))
+    /// Whether some buffer of the array or its children lies in an input's segment.
+    fn lies_in_input(&self, data: &ArrayData) -> bool {
+        data.buffers().iter().any(|buffer| self.home(buffer) == Some(Home::Input))
+            || data.child_data().iter().any(|child| self.lies_in_input(child))
     }
+}
+
+fn merged(mut parts: Vec<Vec<Range<usize>>>) -> Vec<Vec<Range<usize>>> {
+    parts.iter_mut().for_each(ranges::merge);
+    parts
 }
 
 /// The bytes that hold the bits, and the number of the first bit in them.
@@ -300,10 +362,10 @@ fn whole_bytes(bits: &BooleanBuffer) -> (Buffer, u8) {
     (bits.inner().slice_with_length(start, bytes), u8::try_from(shift).expect("below 8"))
 }
 
-/// First and last of `length + 1` offsets. An empty array may come without any.
-fn ends<O: OffsetSizeTrait>(offsets: &Buffer, length: usize) -> (usize, usize) {
+/// First and last of `length + 1` offsets, from the one numbered `from`. An empty array may come without any.
+fn ends<O: OffsetSizeTrait>(offsets: &Buffer, length: usize, from: usize) -> (usize, usize) {
     let offsets: &[O] = offsets.typed_data();
-    match (offsets.first(), offsets.get(length)) {
+    match (offsets.get(from), offsets.get(from + length)) {
         (Some(first), Some(last)) => (first.as_usize(), last.as_usize()),
         _ => (0, 0),
     }

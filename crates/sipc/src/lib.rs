@@ -5,7 +5,7 @@
 //! messages whose every reference lies inside the segments it declares.
 //!
 //! ```text
-//! producer   RecordBatch ──Describer──> Message ──encode──> bytes      buffers go where a Placer says
+//! producer   RecordBatch ──describe──> Message ──encode──> bytes       buffers go where a Placer says
 //! consumer   bytes ──decode──> Message ──project──> Message ──rebuild──> RecordBatch   buffers come from a Source
 //! ```
 //!
@@ -40,12 +40,13 @@ mod error;
 pub mod limits;
 mod message;
 mod preview;
+pub mod ranges;
 mod rebuild;
 mod schema;
 #[cfg(test)]
 mod tests;
 
-pub use describe::{Describer, Life, Placement, Placer, describe};
+pub use describe::{Home, Placement, Placer, describe};
 pub use dictionary::encode_columns;
 pub use error::Error;
 pub use limits::Limits;

@@ -6,6 +6,13 @@ pub const INLINE_BUFFER_BYTES_MAX: usize = 1024;
 /// Bytes of one table that may travel inside its message; further small buffers go into the segment.
 pub const INLINE_TOTAL_BYTES_MAX: u64 = 1 << 20;
 
+/// Data buffers of views that hold less than this are never compacted, in bytes.
+pub(crate) const VIEWS_USE_MIN: usize = 4096;
+
+/// A table that needs less than one part in so many of a segment's bytes is not worth keeping the segment for: copying that
+/// part costs at most this share of what writing the segment did (`bench/reshare.py`).
+pub const WORTH_KEEPING: usize = 32;
+
 /// Alignment of inline buffers inside a message, in bytes: the widest Arrow value needs 16.
 pub const INLINE_ALIGNMENT_BYTES: usize = 16;
 

@@ -1,6 +1,7 @@
 //! Round trips of every type, hostile bytes, and the golden message of version 1.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::array::*;
@@ -10,34 +11,49 @@ use arrow::datatypes::*;
 use arrow::record_batch::{RecordBatch, RecordBatchOptions};
 use proptest::prelude::*;
 
-use crate::call::Preview;
+use crate::call::{CopyReason, Keep, Preview};
 use crate::*;
 
 /// Copies into one `Vec` per segment; buffers that lie in `given` are found there.
-#[derive(Default)]
 struct Vault {
     segment: Vec<u8>,
     given: Option<Buffer>,
+    given_is: Home,
+    live: Vec<Range<usize>>,
     inline_below: usize,
     placed: usize,
+}
+
+impl Default for Vault {
+    fn default() -> Self {
+        Self { segment: Vec::new(), given: None, given_is: Home::Input, live: Vec::new(), inline_below: 0, placed: 0 }
+    }
+}
+
+impl Vault {
+    /// Where the bytes are in what was given.
+    fn given_at(&self, bytes: &[u8]) -> Option<u64> {
+        let given = self.given.as_ref()?;
+        let start = (bytes.as_ptr() as usize).checked_sub(given.as_ptr() as usize)?;
+        (start + bytes.len() <= given.len()).then_some(start as u64)
+    }
 }
 
 const OWN: u64 = 7;
 const GIVEN: u64 = 3;
 
 impl Placer for Vault {
-    fn find(&self, bytes: &[u8]) -> Option<Placement> {
-        let given = self.given.as_ref()?;
-        let start = (bytes.as_ptr() as usize).checked_sub(given.as_ptr() as usize)?;
-        (start + bytes.len() <= given.len()).then_some(Placement::Segment { id: GIVEN, offset: start as u64 })
+    fn home(&self, bytes: &[u8]) -> Option<Home> {
+        self.given_at(bytes).map(|_| self.given_is)
     }
 
-    fn place(&mut self, buffer: &Buffer, _life: Life) -> Result<Placement, Error> {
+    fn place(&mut self, buffer: &Buffer, live: &[Range<usize>], _made: Option<CopyReason>) -> Result<Placement, Error> {
         if buffer.len() < self.inline_below {
             return Ok(Placement::Inline);
         }
-        if let Some(found) = self.find(buffer.as_slice()) {
-            return Ok(found);
+        if let Some(offset) = self.given_at(buffer.as_slice()) {
+            self.live.extend(live.iter().map(|range| range.start + offset as usize..range.end + offset as usize));
+            return Ok(Placement::Segment { id: GIVEN, offset });
         }
         self.segment.resize(self.segment.len().next_multiple_of(64), 0);
         let offset = self.segment.len() as u64;
@@ -304,6 +320,71 @@ fn slices_do_not_drag_their_parents_along() {
     }
 }
 
+/// The arrays with all their data in one buffer, which plays the function's own memory, and that buffer.
+fn born_in_one_place(schema: &SchemaRef, batch: &RecordBatch) -> (RecordBatch, Buffer) {
+    let mut vault = Vault::default();
+    let message = describe(schema, std::slice::from_ref(batch), &mut vault).unwrap();
+    let memory = Buffer::from(vault.segment.as_slice());
+    let table = message.rebuild(&|_| Some(memory.clone())).unwrap();
+    (table.batches[0].clone(), memory)
+}
+
+#[test]
+fn only_what_a_slice_uses_is_live() {
+    let word = |i: usize| format!("secret string number {i:05}");
+    let words: ArrayRef = Arc::new(StringArray::from_iter_values((0..1_000).map(word)));
+    let views: ArrayRef = Arc::new(StringViewArray::from_iter_values((0..1_000).map(word)));
+    let item = Arc::new(Field::new("item", DataType::Utf8, true));
+    let list: ArrayRef = Arc::new(ListArray::new(item, OffsetBuffer::from_lengths([2; 500]), words.clone(), None));
+    let item = Arc::new(Field::new("item", DataType::Utf8View, true));
+    let list_of_views: ArrayRef = Arc::new(ListArray::new(item, OffsetBuffer::from_lengths([2; 500]), views.clone(), None));
+    for array in [words, views, list, list_of_views] {
+        let schema = Arc::new(Schema::new(vec![Field::new("c", array.data_type().clone(), true)]));
+        let rows = array.len();
+        let (born, memory) = born_in_one_place(&schema, &RecordBatch::try_new(schema.clone(), vec![array]).unwrap());
+        let part = born.slice(rows / 10, rows / 2);
+        let mut vault = Vault { given: Some(memory.clone()), given_is: Home::Own, ..Vault::default() };
+        let message = describe(&schema, std::slice::from_ref(&part), &mut vault).unwrap();
+        // What is not live is erased before anybody reads it.
+        let mut published = vec![0; memory.len()];
+        vault.live.iter().for_each(|live| published[live.clone()].copy_from_slice(&memory[live.clone()]));
+        let (own, published) = (Buffer::from(vault.segment.as_slice()), Buffer::from(published));
+        let table = message.rebuild(&|id| Some(if id == OWN { own.clone() } else { published.clone() })).unwrap();
+        assert_eq!(table.batches, [part]);
+        let text = String::from_utf8_lossy(&published).into_owned() + &String::from_utf8_lossy(&own);
+        let leaked = (0..1_000).filter(|i| !(100..600).contains(i) && text.contains(&word(*i))).count();
+        assert_eq!(leaked, 0, "{}", schema.field(0).data_type());
+        assert!(vault.placed < 3_000, "{} bytes of {} copied", vault.placed, schema.field(0).data_type());
+    }
+}
+
+#[test]
+fn views_of_many_batches_over_one_buffer_are_not_compacted_one_by_one() {
+    let words: ArrayRef = Arc::new(StringViewArray::from_iter_values((0..1_000).map(|i| format!("a rather long string {i:05}"))));
+    let schema = Arc::new(Schema::new(vec![Field::new("c", DataType::Utf8View, true)]));
+    let (born, memory) = born_in_one_place(&schema, &RecordBatch::try_new(schema.clone(), vec![words]).unwrap());
+    let parts: Vec<RecordBatch> = (0..10).map(|i| born.slice(i * 100, 100)).collect();
+    let mut vault = Vault { given: Some(memory.clone()), given_is: Home::Own, ..Vault::default() };
+    describe(&schema, &parts, &mut vault).unwrap();
+    assert_eq!(vault.placed, 0);
+    let mut vault = Vault { given: Some(memory), given_is: Home::Own, ..Vault::default() };
+    describe(&schema, &parts[4..5], &mut vault).unwrap();
+    assert!(vault.placed > 0 && vault.placed < 5_000, "a tenth of the strings is compacted: {} bytes", vault.placed);
+}
+
+#[test]
+fn what_to_keep_of_a_segment_survives_the_wire() {
+    let keep = Keep { length: 1 << 41, live: vec![0..5, 6..7, 4096..1 << 40] };
+    let bytes = keep.encode();
+    assert_eq!(Keep::decode(&bytes), Some(keep));
+    let nothing = Keep { length: 0, live: Vec::new() };
+    assert_eq!(Keep::decode(&nothing.encode()), Some(nothing));
+    assert_eq!([Keep::decode(&[]), Keep::decode(&bytes[..17]), Keep::decode(&bytes[..16])], [None, None, None]);
+    for live in [vec![5..5], vec![0..5, 5..6], vec![9..12, 0..3], vec![0..101]] {
+        assert_eq!(Keep::decode(&Keep { length: 100, live }.encode()), None);
+    }
+}
+
 #[test]
 fn misaligned_buffers_are_copied_and_counted() {
     let schema = Arc::new(Schema::new(vec![Field::new("c", DataType::Int64, false)]));
@@ -370,11 +451,10 @@ fn ipc0003_limits_hold() {
 fn ipc0004_batches_of_another_schema_are_refused() {
     let schema = Arc::new(Schema::new(vec![Field::new("c", DataType::Int32, true)]));
     let other = Arc::new(Schema::new(vec![Field::new("c", DataType::Int64, true)]));
-    let mut describer = Describer::new(&schema);
-    let error = describer.push(&RecordBatch::new_empty(other), &mut Vault::default()).unwrap_err();
+    let error = describe(&schema, &[RecordBatch::new_empty(other)], &mut Vault::default()).unwrap_err();
     assert_eq!(error.to_string(), "column `c` of a batch is Int64, the table's schema says Int32");
     assert_eq!(report_code(&error), "IPC0004");
-    let error = describer.push(&RecordBatch::new_empty(Arc::new(Schema::empty())), &mut Vault::default()).unwrap_err();
+    let error = describe(&schema, &[RecordBatch::new_empty(Arc::new(Schema::empty()))], &mut Vault::default()).unwrap_err();
     assert_eq!(report_code(&error), "IPC0004");
 }
 
@@ -412,10 +492,10 @@ fn ipc0007_buffers_that_are_no_array_are_refused() {
 fn ipc0008_a_placer_that_fails_says_why() {
     struct Full;
     impl Placer for Full {
-        fn find(&self, _: &[u8]) -> Option<Placement> {
+        fn home(&self, _: &[u8]) -> Option<Home> {
             None
         }
-        fn place(&mut self, buffer: &Buffer, _: Life) -> Result<Placement, Error> {
+        fn place(&mut self, buffer: &Buffer, _: &[Range<usize>], _: Option<CopyReason>) -> Result<Placement, Error> {
             Err(Error::Place { bytes: buffer.len(), source: "no room".into() })
         }
         fn segment_length(&self, _: u64) -> u64 {

@@ -9,4 +9,4 @@ mod report;
 
 pub use names::{BranchName, CommitHash, InvalidName, RefSpec, TableName};
 pub use partition::{PartitionField, Transform, parse_partition_fields};
-pub use report::{Code, Coded, Fault, Location, Report};
+pub use report::{Code, Coded, Fault, Location, OPEN_FILES_HINT, Report, is_out_of_files};

@@ -149,6 +149,18 @@ impl fmt::Display for Report {
 
 impl std::error::Error for Report {}
 
+/// What to do when no more files can be opened. The background process raises its soft limit by itself, so the hard one counts.
+pub const OPEN_FILES_HINT: &str = "raise the limit of open files (`ulimit -Hn`, `nofile` in /etc/security/limits.conf), then restart \
+    the background process with `forebay daemon stop`; or run less at once: every table under way is an open file or more";
+
+/// Whether a system call failed because this process, or the machine, has as many open files as it may.
+#[must_use]
+pub fn is_out_of_files(error: &std::io::Error) -> bool {
+    const ENFILE: i32 = 23;
+    const EMFILE: i32 = 24;
+    matches!(error.raw_os_error(), Some(ENFILE | EMFILE))
+}
+
 /// An error that can be told to a person.
 pub trait Coded {
     /// The error as a report.
@@ -164,6 +176,13 @@ impl Coded for Report {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn too_many_open_files_are_known_by_their_number() {
+        let error = std::io::Error::from_raw_os_error;
+        assert!(is_out_of_files(&error(24)) && is_out_of_files(&error(23)));
+        assert!(!is_out_of_files(&error(2)) && !is_out_of_files(&std::io::Error::other("24")));
+    }
 
     #[test]
     fn a_report_reads_top_down() {

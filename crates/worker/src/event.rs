@@ -157,7 +157,7 @@ pub struct Outcome {
     pub error: Option<(Option<String>, NodeError)>,
     /// Every node, in the order of the plan.
     pub nodes: Vec<NodeOutcome>,
-    /// Tables to commit. Empty unless the run succeeded.
+    /// Tables that were written: to be committed if the run succeeded, else only to be looked at.
     pub written: Vec<WrittenTable>,
     /// Tables asked for. Empty unless the run succeeded.
     pub kept: Vec<KeptTable>,

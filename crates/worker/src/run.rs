@@ -12,7 +12,7 @@ use std::thread::{Builder, Scope};
 use std::time::{Duration, Instant};
 
 use forebay_plan::physical::{Node, NodeId, Work};
-use forebay_runtime::{Answer, CancelToken, Failure, FunctionProcess, Launch, Program};
+use forebay_runtime::{Answer, CancelToken, Failure, FunctionProcess, Launch, Program, monotonic_ns};
 use forebay_sched::{Action, Event, Limits, Scheduler, Task, TaskId};
 use forebay_sipc::call::{Bytes, Call, Copied, Reply};
 use forebay_types::{Coded, Fault, Report};
@@ -332,13 +332,15 @@ impl<'run> Run<'run> {
             return Err(wrong_answer(name, "it gave no table"));
         };
         let message = answer.message.ok_or_else(|| wrong_answer(name, "its table is missing"))?;
-        let table = Table::publish(message, answer.segment, running.segment_id, &running.given);
+        let table = Table::publish(message, &answer.segments, running.segment_id, &running.given);
         self.tables[id] = Some(Arc::new(table.map_err(|why| wrong_answer(name, &why))?));
+        let published = Duration::from_nanos(monotonic_ns().saturating_sub(times.returned_at_ns));
         *measured = Measured {
             rows: Some(rows),
             total_bytes: Some(bytes.total()),
             bytes,
             copies,
+            publish_seconds: Some(published.as_secs_f64()),
             receive_seconds: Some(Duration::from_nanos(times.received_ns).as_secs_f64()),
             ..std::mem::take(measured)
         };
@@ -354,7 +356,7 @@ impl<'run> Run<'run> {
         }
         self.failed_expectations.push(node.name.clone());
         let mut report = Report::new("RUN0021", Fault::Request, format!("expectation `{}` does not hold", node.name))
-            .with_hint("look at the data it checks with `forebay query` on the failed run's branch, or run with `--no-strict` to go on");
+            .with_hint("look at the data it checks: in the failed run's branch if it was written, else with `--dry-run --preview head`; or go on with `--no-strict`");
         report.at.clone_from(&node.at);
         report.causes.extend(assertion.map(str::to_owned));
         let error = NodeError { report, traceback: None };
@@ -413,11 +415,11 @@ impl<'run> Run<'run> {
             let segments = table.segments.iter().map(|s| (s.id, s.length, Arc::clone(&s.file))).collect();
             Some(KeptTable { node: *id, message: Arc::clone(&table.message), segments })
         };
-        let (written, kept) = match status {
-            RunStatus::Success => (self.written, self.execution.keep.iter().filter_map(keep).collect()),
-            RunStatus::Failed | RunStatus::Cancelled => (Vec::new(), Vec::new()),
+        let kept = match status {
+            RunStatus::Success => self.execution.keep.iter().filter_map(keep).collect(),
+            RunStatus::Failed | RunStatus::Cancelled => Vec::new(),
         };
-        Outcome { status, error: self.error, nodes, written, kept, failed_expectations: self.failed_expectations }
+        Outcome { status, error: self.error, nodes, written: self.written, kept, failed_expectations: self.failed_expectations }
     }
 }
 

@@ -5,7 +5,8 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use forebay_sipc::call::SegmentRef;
+use forebay_runtime::NewSegment;
+use forebay_sipc::call::{SEGMENTS_PER_CALL, SegmentRef};
 use forebay_sipc::{Limits, Message};
 
 /// A sealed segment.
@@ -33,9 +34,9 @@ pub struct Table {
 pub struct SegmentIds(AtomicU64);
 
 impl SegmentIds {
-    /// The next one, from 1.
+    /// The first of as many as a call needs, from 1.
     pub fn next(&self) -> u64 {
-        self.0.fetch_add(1, Ordering::Relaxed) + 1
+        self.0.fetch_add(SEGMENTS_PER_CALL, Ordering::Relaxed) + 1
     }
 }
 
@@ -44,21 +45,18 @@ impl Table {
     /// to segments the function was given and to the one it wrote.
     pub fn publish(
         message: Vec<u8>,
-        written: Option<Arc<OwnedFd>>,
-        written_id: u64,
+        written: &[NewSegment],
+        first_id: u64,
         given: &[Arc<Segment>],
     ) -> Result<Self, String> {
         let decoded = Message::decode(&message, &Limits::default()).map_err(|error| error.to_string())?;
         let mut segments = Vec::with_capacity(decoded.segments().len());
         for wanted in decoded.segments() {
+            let is_own = (first_id..first_id + SEGMENTS_PER_CALL).contains(&wanted.id);
             let known = given.iter().find(|segment| segment.id == wanted.id).cloned();
-            let segment = match (known, &written) {
-                (Some(known), _) => known,
-                (None, Some(file)) if wanted.id == written_id => {
-                    Arc::new(Segment { id: written_id, length: length_of(file)?, file: Arc::clone(file) })
-                }
-                _ => return Err(format!("it refers to segment {}, which it was not given", wanted.id)),
-            };
+            let own = || written.iter().find(|segment| is_own && segment.id == wanted.id);
+            let made = || own().map(|new| Arc::new(Segment { id: new.id, length: new.length, file: Arc::clone(&new.file) }));
+            let segment = known.or_else(made).ok_or_else(|| format!("it refers to segment {}, which it was not given", wanted.id))?;
             if segment.length < wanted.length {
                 return Err(format!("it takes segment {} for {} bytes, it has {}", wanted.id, wanted.length, segment.length));
             }
@@ -75,9 +73,4 @@ pub fn distinct(tables: &[Arc<Table>]) -> (Vec<Arc<Segment>>, Vec<SegmentRef>) {
     segments.dedup_by_key(|segment| segment.id);
     let names = segments.iter().map(|segment| SegmentRef { id: segment.id, length: segment.length }).collect();
     (segments, names)
-}
-
-fn length_of(file: &OwnedFd) -> Result<u64, String> {
-    let stat = rustix::fs::fstat(file).map_err(|error| format!("its segment cannot be looked at: {error}"))?;
-    u64::try_from(stat.st_size).map_err(|_| "its segment has no length".to_owned())
 }

@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex};
 
 use arrow::array::{Int64Array, RecordBatch, StringArray};
 use forebay_plan::physical::{Input, Node, Resources, Scan, Sql, Work};
-use forebay_shm::{Inputs, Output, seal};
-use forebay_sipc::describe;
+use forebay_runtime::NewSegment;
+use forebay_shm::{Inputs, seal};
 use forebay_types::TableName;
 
 use crate::store::{Segment, Table, distinct};
@@ -96,15 +96,14 @@ fn an_import_that_does_not_answer_is_an_error() {
     assert_eq!(error.report.code.0, "RUN0010");
 }
 
-/// A table written by a function with this segment identity, over what it was given.
-fn write(id: u64, batch: &RecordBatch, inputs: &Arc<Inputs>) -> (Vec<u8>, Option<Arc<std::os::fd::OwnedFd>>) {
-    let mut output = Output::new(id, Arc::clone(inputs));
-    let message = describe(&batch.schema(), std::slice::from_ref(batch), &mut output).unwrap();
-    let segment = output.finish().segment.map(|(file, _)| {
-        seal(&file).unwrap();
-        Arc::new(file)
-    });
-    (message.encode(), segment)
+/// A table written by a function with these segment identities, over what it was given.
+fn write(id: u64, batch: &RecordBatch, inputs: &Arc<Inputs>) -> (Vec<u8>, Vec<NewSegment>) {
+    let written = forebay_shm::write(id, inputs, &batch.schema(), vec![batch.clone()]).unwrap();
+    let sealed = |segment: forebay_shm::NewSegment| {
+        seal(&segment.file).unwrap();
+        NewSegment { id: segment.id, length: segment.keep.length, file: Arc::new(segment.file) }
+    };
+    (written.message.encode(), written.segments.into_iter().map(sealed).collect())
 }
 
 #[test]
@@ -112,22 +111,23 @@ fn a_function_publishes_only_what_it_wrote_or_was_given() {
     let numbers = Arc::new(Int64Array::from_iter_values(0..1000));
     let strings = Arc::new(StringArray::from_iter_values((0..1000).map(|n| format!("row {n}"))));
     let batch = RecordBatch::try_from_iter([("n", numbers as _), ("s", strings as _)]).unwrap();
-    let (message, file) = write(7, &batch, &Inputs::none());
-    let first = Arc::new(Table::publish(message.clone(), file.clone(), 7, &[]).unwrap());
+    let (message, files) = write(7, &batch, &Inputs::none());
+    let first = Arc::new(Table::publish(message.clone(), &files, 7, &[]).unwrap());
     assert_eq!(first.segments.len(), 1);
-    assert!(Table::publish(message.clone(), None, 7, &[]).is_err(), "without its file");
-    assert!(Table::publish(message.clone(), file.clone(), 8, &[]).is_err(), "under another identity");
-    assert!(Table::publish(message[..40].to_vec(), file, 7, &[]).is_err(), "cut off");
+    assert!(Table::publish(message.clone(), &[], 7, &[]).is_err(), "without its file");
+    assert!(Table::publish(message.clone(), &files, 8, &[]).is_err(), "under an identity it may not use");
+    assert!(Table::publish(message[..40].to_vec(), &files, 7, &[]).is_err(), "cut off");
     let short = Arc::new(Segment { id: 7, length: 8, file: Arc::clone(&first.segments[0].file) });
-    assert!(Table::publish(message, None, 9, &[short]).is_err(), "in a segment that is shorter than it says");
+    assert!(Table::publish(message, &[], 9, &[short]).is_err(), "in a segment that is shorter than it says");
 }
 
 #[test]
 fn children_share_the_segment_of_their_parent() {
     let numbers = Arc::new(Int64Array::from_iter_values(0..1000));
     let batch = RecordBatch::try_from_iter([("n", numbers as _)]).unwrap();
-    let (message, file) = write(1, &batch, &Inputs::none());
-    let parent = Arc::new(Table::publish(message, file, 1, &[]).unwrap());
+    let (message, files) = write(1, &batch, &Inputs::none());
+    let parent = Arc::new(Table::publish(message, &files, 1, &[]).unwrap());
+    drop(files);
     let (given, names) = distinct(&[Arc::clone(&parent), Arc::clone(&parent)]);
     assert_eq!((given.len(), names.len()), (1, 1));
     let children: Vec<Table> = (2..5)
@@ -135,9 +135,9 @@ fn children_share_the_segment_of_their_parent() {
             let inputs = Inputs::map(&names, &[&*given[0].file]).unwrap();
             let decoded = forebay_sipc::Message::decode(&parent.message, &forebay_sipc::Limits::default()).unwrap();
             let table = inputs.rebuild(&decoded).unwrap();
-            let (message, file) = write(id, &table.batches[0], &inputs);
-            assert!(file.is_none(), "nothing is copied");
-            Table::publish(message, file, id, &given).unwrap()
+            let (message, files) = write(id * 1000, &table.batches[0], &inputs);
+            assert!(files.is_empty(), "nothing is copied");
+            Table::publish(message, &files, id * 1000, &given).unwrap()
         })
         .collect();
     drop((given, parent));

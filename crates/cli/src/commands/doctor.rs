@@ -3,13 +3,15 @@
 //! Invariant: it makes the folders of the home and the copy of the Python runtime, as any run would, and changes
 //! nothing else; it starts no background process and downloads nothing.
 
-use std::path::{Path, PathBuf};
+mod kernel;
+
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use forebay_control::home::Home;
 use forebay_runtime::PythonRuntime;
 use forebay_types::Coded;
-use rustix::fs::{Access, MemfdFlags, SealFlags};
+use rustix::fs::Access;
 use serde_json::{Value, json};
 
 use crate::context::Context;
@@ -24,12 +26,13 @@ struct Check {
     state: State,
     /// What was found.
     found: String,
-    /// What to do, if something is off.
+    /// What to do, if something is off or could be better.
     fix: Option<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum State {
+    /// As it should be; a fix is then a tip.
     Ok,
     /// Some projects will not run.
     Warning,
@@ -52,13 +55,17 @@ impl Check {
         Self { name, state: State::Ok, found: found.into(), fix: None }
     }
 
+    fn tip(name: &'static str, found: impl Into<String>, tip: impl Into<String>) -> Self {
+        Self { fix: Some(tip.into()), ..Self::ok(name, found) }
+    }
+
     fn off(name: &'static str, state: State, found: impl Into<String>, fix: impl Into<String>) -> Self {
         Self { name, state, found: found.into(), fix: Some(fix.into()) }
     }
 }
 
 pub fn run(context: &Context) -> Result<Exit> {
-    let mut checks = vec![shared_memory()];
+    let mut checks = vec![kernel::shared_memory(), kernel::huge_pages(Path::new(kernel::HUGE_PAGES)), kernel::open_files()];
     match context.home() {
         Ok(home) => checks.extend([folders(&home), settings(context), background(&home), python_runtime(&home)]),
         Err(failure) => checks.push(Check::off("home", State::Failed, told(failure), "set `FOREBAY_HOME` to a folder")),
@@ -66,9 +73,7 @@ pub fn run(context: &Context) -> Result<Exit> {
     if let Ok(settings) = context.settings() {
         checks.push(lake(&settings.lake));
     }
-    let uv = find_uv();
-    checks.push(check_uv(uv.as_deref()));
-    checks.push(interpreters(uv.as_deref()));
+    checks.extend([uv(), interpreters()]);
     if context.out.is_json() {
         context.out.object(json!({ "checks": checks.iter().map(object).collect::<Vec<_>>() }))?;
     } else {
@@ -84,9 +89,11 @@ fn object(check: &Check) -> Value {
 }
 
 fn line(style: Style, check: &Check) -> String {
-    let mut line = format!("{}  {:18}  {}", style.status(&format!("{:7}", check.state.as_str())), check.name, check.found);
+    let found = check.found.replace('\n', &format!("\n{:29}", ""));
+    let mut line = format!("{}  {:18}  {}", style.status(&format!("{:7}", check.state.as_str())), check.name, found);
     if let Some(fix) = &check.fix {
-        line.push_str(&format!("\n{:29}fix: {fix}", ""));
+        let word = if check.state == State::Ok { "tip" } else { "fix" };
+        line.push_str(&format!("\n{:29}{word}: {fix}", ""));
     }
     line
 }
@@ -97,24 +104,6 @@ fn told(failure: Failure) -> String {
             error.causes.first().map_or_else(|| error.message.clone(), |cause| format!("{}: {cause}", error.message))
         }
         Failure::StdoutClosed => "stdout is closed".to_owned(),
-    }
-}
-
-/// Segments are memory files that can be sealed.
-fn shared_memory() -> Check {
-    let try_it = || {
-        let file = rustix::fs::memfd_create("forebay-doctor", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
-        rustix::fs::ftruncate(&file, 4096)?;
-        rustix::fs::fcntl_add_seals(&file, SealFlags::WRITE | SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)
-    };
-    match try_it() {
-        Ok(()) => Check::ok("shared memory", "memory files can be made and sealed"),
-        Err(error) => Check::off(
-            "shared memory",
-            State::Failed,
-            format!("memory files cannot be sealed: {error}"),
-            "use Linux 3.17 or newer",
-        ),
     }
 }
 
@@ -167,54 +156,27 @@ fn can_write(folder: &Path) -> Result<(), String> {
     rustix::fs::access(folder, Access::WRITE_OK | Access::EXEC_OK).map_err(|error| why(&error))
 }
 
-/// As `envs` looks for it: `FOREBAY_UV`, beside our program, in the development layout, on the PATH.
-fn find_uv() -> Option<PathBuf> {
-    if let Some(chosen) = std::env::var_os("FOREBAY_UV") {
-        return Some(chosen.into());
-    }
-    let program = std::env::current_exe().ok();
-    let beside = program.as_deref().and_then(Path::parent).map(|folder| vec![folder.to_owned(), folder.join("../venv/bin")]);
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let folders = beside.unwrap_or_default().into_iter().chain(std::env::split_paths(&path));
-    folders.map(|folder| folder.join("uv")).find(|path| path.is_file())
-}
-
-fn check_uv(uv: Option<&Path>) -> Check {
+fn uv() -> Check {
     let fix = "install it with `pip install uv`, or set `FOREBAY_UV` to the program";
-    let Some(uv) = uv else {
-        return Check::off("uv", State::Failed, "not found: it makes the Python environments", fix);
+    let uv = match forebay_envs::find_uv(None) {
+        Ok(uv) => uv,
+        Err(error) => return Check::off("uv", State::Failed, error.to_string(), fix),
     };
-    match output(uv, &["--version"]) {
+    match output(&uv, &["--version"]) {
         Ok(version) => Check::ok("uv", format!("{} ({})", version.trim(), uv.display())),
         Err(why) => Check::off("uv", State::Failed, format!("{} does not run: {why}", uv.display()), fix),
     }
 }
 
-fn interpreters(uv: Option<&Path>) -> Check {
-    let fix = "install Python 3.11 or newer, or let `uv python install 3.11` do it";
-    let Some(uv) = uv else {
-        return Check::off("Python", State::Warning, "not looked for without uv", "see uv above");
-    };
-    let list = ["python", "list", "--only-installed", "--output-format", "json"];
-    let versions = output(uv, &list).map(|text| versions(&text));
-    match versions {
-        Ok(versions) if versions.is_empty() => Check::off("Python", State::Warning, "no interpreter found", fix),
-        Ok(versions) => Check::ok("Python", versions.join(", ")),
-        Err(why) => Check::off("Python", State::Warning, why, fix),
+/// What runs would take, of each minor version.
+fn interpreters() -> Check {
+    let found = forebay_envs::installed(&[]);
+    if found.is_empty() {
+        let fix = "install Python 3.11 or newer, or let `uv python install 3.11` do it";
+        return Check::off("Python", State::Warning, "no interpreter found", fix);
     }
-}
-
-/// The versions in uv's list, each once, newest first as uv lists them.
-fn versions(list: &str) -> Vec<String> {
-    let entries: Vec<Value> = serde_json::from_str(list).unwrap_or_default();
-    let mut versions = Vec::new();
-    for entry in &entries {
-        let cpython = entry["implementation"].as_str().is_none_or(|name| name == "cpython");
-        if let Some(version) = entry["version"].as_str().filter(|version| cpython && !versions.iter().any(|v| v == version)) {
-            versions.push(version.to_owned());
-        }
-    }
-    versions
+    let shown = found.iter().map(|interpreter| format!("{} ({})", interpreter.version, interpreter.path.display()));
+    Check::ok("Python", shown.collect::<Vec<_>>().join("\n"))
 }
 
 fn output(program: &Path, arguments: &[&str]) -> Result<String, String> {
@@ -250,12 +212,11 @@ mod tests {
             line(Style::PLAIN, &off),
             "failed   uv                  not found\n                             fix: install it"
         );
+        assert!(
+            line(Style::PLAIN, &Check::tip("huge pages", "off", "try it"))
+                .ends_with("\n                             tip: try it")
+        );
         assert_eq!(object(&Check::ok("lake", "x")), json!({"name": "lake", "status": "ok", "found": "x", "fix": null}));
-    }
-
-    #[test]
-    fn this_machine_has_shared_memory() {
-        assert_eq!(shared_memory().state, State::Ok);
     }
 
     #[test]
@@ -267,13 +228,5 @@ mod tests {
         std::fs::write(root.path().join("file"), "").unwrap();
         assert_eq!(lake(&format!("file://{}/file/lake", root.path().display())).state, State::Failed);
         assert_eq!(lake("s3://bucket").state, State::Failed);
-    }
-
-    #[test]
-    fn versions_of_uvs_list() {
-        let list = r#"[{"version":"3.12.1","implementation":"cpython"},{"version":"3.12.1","implementation":"cpython"},
-                       {"version":"3.11.2","implementation":"pypy"},{"version":"3.11.7","implementation":"cpython"}]"#;
-        assert_eq!(versions(list), ["3.12.1", "3.11.7"]);
-        assert!(versions("nonsense").is_empty());
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use forebay_control::api::{Event, Job, Op, Run, RunResult};
+use forebay_control::api::{Bytes, Event, Job, Op, Run, RunResult};
 use serde_json::{Value, json};
 
 use super::plan::request;
@@ -23,7 +23,9 @@ pub fn run(context: &Context, args: RunArgs) -> Result<Exit> {
         Err(Failure::Error(error)) if context.out.is_json() => {
             // It failed before there was a job. stdout still gets its one object, of the usual shape.
             context.out.insist(&errors::error(context.out.talk_style, &error));
-            context.out.object(json!({ "job_id": null, "status": "FAILED", "ref": null, "nodes": [], "error": error }))?;
+            context.out.object(json!({
+                "job_id": null, "status": "FAILED", "ref": null, "nodes": [], "bytes": Bytes::default(), "error": error
+            }))?;
             Ok(error.fault_kind().into())
         }
         other => other,
@@ -108,15 +110,20 @@ mod tests {
             status: "SUCCESS".into(),
             at: None,
             nodes: Vec::new(),
+            bytes: Bytes::default(),
             error: None,
             failed_branch: None,
+            kept_tables: Vec::new(),
         }
     }
 
     #[test]
     fn the_one_object_has_the_promised_fields() {
         let object = crate::output::versioned(object(&result(SCHEMA)).unwrap());
-        let expected = r#"{"schema":1,"job_id":"j","status":"SUCCESS","ref":null,"nodes":[],"error":null}"#;
+        let expected = concat!(
+            r#"{"schema":1,"job_id":"j","status":"SUCCESS","ref":null,"nodes":[],"#,
+            r#""bytes":{"referenced":0,"reshared":0,"copied":0,"inline":0},"error":null}"#
+        );
         assert_eq!(object.to_string(), expected);
     }
 

@@ -90,15 +90,24 @@ pub fn ending(style: Style, ending: Ending<'_>, result: &RunResult) -> String {
         status => {
             let word = if status == "CANCELLED" { style.warn("cancelled") } else { style.bad("failed") };
             let mut text = format!("{word}: {} is as it was ({time}; job {})", branch(style, ending.target), result.job_id);
-            if let Some(kept) = &result.failed_branch {
-                text.push_str(&format!(
-                    "\nwhat the run had written is kept on branch `{kept}`\n  look at it:  forebay branch get {kept}\n  \
-                     remove it:   forebay branch rm {kept}"
-                ));
-            }
+            text.extend(result.failed_branch.as_deref().map(|kept| left(kept, &result.kept_tables)));
             text
         }
     }
+}
+
+/// What a failed run left behind.
+fn left(branch: &str, tables: &[String]) -> String {
+    let remove = format!("remove it:   forebay branch rm {branch}");
+    let Some(first) = tables.first() else {
+        return format!("\nit had written no table; branch `{branch}` marks it\n  {remove}");
+    };
+    let names: Vec<String> = tables.iter().map(|table| format!("`{table}`")).collect();
+    format!(
+        "\nwhat the run had written is kept on branch `{branch}`: {}\n  \
+         look at it:  forebay query -r {branch} \"SELECT * FROM {first}\"\n  {remove}",
+        names.join(", ")
+    )
 }
 
 fn branch(style: Style, name: &str) -> String {
@@ -114,7 +123,7 @@ fn moved(nodes: &[NodeResult]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use forebay_control::api::Ref;
+    use forebay_control::api::{Bytes, Ref};
 
     use super::*;
 
@@ -138,8 +147,10 @@ mod tests {
             status: status.into(),
             at: Some(Ref { name: "main".into(), hash: "ab".repeat(32), kind: "BRANCH".into(), failed_job: None }),
             nodes: vec![done("a", Some(1)), done("b", Some(1))],
+            bytes: Bytes::default(),
             error: None,
             failed_branch: None,
+            kept_tables: Vec::new(),
         }
     }
 
@@ -181,8 +192,15 @@ mod tests {
         failed.failed_branch = Some("ann.tmp".into());
         assert_eq!(
             ending(Style::PLAIN, end, &failed),
-            "failed: `main` is as it was (2.31 s; job j1)\nwhat the run had written is kept on branch `ann.tmp`\n  \
-             look at it:  forebay branch get ann.tmp\n  remove it:   forebay branch rm ann.tmp"
+            "failed: `main` is as it was (2.31 s; job j1)\nit had written no table; branch `ann.tmp` marks it\n  \
+             remove it:   forebay branch rm ann.tmp"
+        );
+        failed.kept_tables = vec!["default.a".into(), "default.b".into()];
+        assert_eq!(
+            ending(Style::PLAIN, end, &failed),
+            "failed: `main` is as it was (2.31 s; job j1)\n\
+             what the run had written is kept on branch `ann.tmp`: `default.a`, `default.b`\n  \
+             look at it:  forebay query -r ann.tmp \"SELECT * FROM default.a\"\n  remove it:   forebay branch rm ann.tmp"
         );
         assert_eq!(ending(Style::PLAIN, end, &result("CANCELLED")), "cancelled: `main` is as it was (2.31 s; job j1)");
         assert!(ending(Style::PLAIN, end, &result("RUNNING")).contains("`forebay job stop j1`"));
