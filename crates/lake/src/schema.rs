@@ -266,7 +266,9 @@ fn clean_type(field: &NestedField, notes: &Notes) -> DataType {
     match field.field_type.as_ref() {
         Type::Primitive(kind) => noted
             .and_then(|text| text.parse::<DataType>().ok())
-            .filter(|noted| stored_as(noted).as_ref() == Some(kind) && !matches!(noted, DataType::Utf8View | DataType::BinaryView))
+            .filter(|noted| {
+                stored_as(noted).as_ref() == Some(kind) && !matches!(noted, DataType::Utf8View | DataType::BinaryView)
+            })
             .unwrap_or_else(|| read_as(kind)),
         Type::Struct(kind) => DataType::Struct(kind.fields().iter().map(|field| clean_field(field, notes)).collect()),
         Type::List(list) => {

@@ -69,7 +69,11 @@ pub(crate) fn tidy(batch: RecordBatch) -> Result<RecordBatch, ArrowError> {
 fn compact<T: ByteViewType>(array: &ArrayRef) -> ArrayRef {
     let views: &GenericByteViewArray<T> = array.as_byte_view();
     let kept: usize = views.data_buffers().iter().map(|buffer| buffer.len()).sum();
-    if kept > views.total_buffer_bytes_used().saturating_mul(KEPT_PER_USED_MAX) { Arc::new(views.gc()) } else { Arc::clone(array) }
+    if kept > views.total_buffer_bytes_used().saturating_mul(KEPT_PER_USED_MAX) {
+        Arc::new(views.gc())
+    } else {
+        Arc::clone(array)
+    }
 }
 
 /// Bytes of one column's strings up to which a batch is turned into plain ones: their offsets count to 2 GiB.

@@ -36,7 +36,7 @@ pub fn physical(plan: &LogicalPlan, snapshot: &Snapshot) -> Result<PhysicalPlan,
     if !plan.dry_run {
         plan.nodes.iter().enumerate().for_each(|(index, node)| builder.write(index, node));
     }
-    layout::choose_views(&mut builder.nodes);
+    layout::choose_views(&mut builder.nodes, plan.for_client);
     Ok(PhysicalPlan { project: plan.project.clone(), commit: snapshot.commit.clone(), nodes: builder.nodes })
 }
 
@@ -211,7 +211,7 @@ impl<'a> Checker<'a> {
         }
     }
 
-    /// The `dictionary` of a SQL file: names columns of the lake tables it reads, which then have another type for the query.
+    /// The `dictionary` of a SQL file: names columns of the tables it reads, which then have another type for the query.
     fn header_dictionary(
         &mut self,
         node: &logical::Node,
@@ -220,22 +220,18 @@ impl<'a> Checker<'a> {
         sources: &mut [(String, Columns)],
     ) {
         for column in &select.dictionary {
-            let (mut known, mut tables): (Vec<String>, Vec<&str>) = (Vec::new(), Vec::new());
+            let mut found = false;
             for (demand, (name, source)) in demands.iter_mut().zip(sources.iter()) {
-                let (Source::Lake(_), Columns::Typed(schema)) = (&demand.source, source) else { continue };
-                if schema.index_of(&column.value).is_ok() {
-                    self.check_text(column, schema, name);
+                if source.names().is_some_and(|names| names.contains(&column.value.as_str())) {
+                    found = true;
                     demand.dictionary.push(column.value.clone());
+                    if let Columns::Typed(schema) = source {
+                        self.check_text(column, schema, name);
+                    }
                 }
-                known.extend(schema.fields().iter().map(|field| field.name().clone()));
-                tables.push(name);
             }
-            if tables.is_empty() {
-                let report = errors::dictionary(column.at.clone(), &column.value, &node.name, "it reads no table of the lake");
-                self.reports.push(report.with_hint("in Python, `forebay.Model(…, dictionary=[…])` takes models of the project as well"));
-            } else if !known.contains(&column.value) {
-                let known: Vec<&str> = known.iter().map(String::as_str).collect();
-                self.unknown_column(&column.value, column.at.clone(), &known, &tables.join("`, `"));
+            if !found {
+                self.header_dictionary_elsewhere(node, column, demands, sources);
             }
         }
         for (demand, (_, source)) in demands.iter_mut().zip(sources) {
@@ -244,6 +240,34 @@ impl<'a> Checker<'a> {
             {
                 demand.dictionary.sort_by_key(|column| schema.index_of(column).ok());
                 *schema = layout::with_dictionary(schema, &demand.dictionary);
+            }
+        }
+    }
+
+    /// A column of no table whose columns are known: it is of the one table whose columns are not, or a mistake.
+    fn header_dictionary_elsewhere(
+        &mut self,
+        node: &logical::Node,
+        column: &Spanned<String>,
+        demands: &mut [Demand],
+        sources: &[(String, Columns)],
+    ) {
+        let unknown: Vec<usize> = (0..sources.len()).filter(|&index| sources[index].1.names().is_none()).collect();
+        let names: Vec<&str> = sources.iter().map(|(name, _)| name.as_str()).collect();
+        match unknown.as_slice() {
+            [] if sources.is_empty() => {
+                self.reports.push(errors::dictionary(column.at.clone(), &column.value, &node.name, "it reads no table"));
+            }
+            [] => {
+                let known: Vec<&str> = sources.iter().filter_map(|(_, source)| source.names()).flatten().collect();
+                self.unknown_column(&column.value, column.at.clone(), &known, &names.join("`, `"));
+            }
+            [one] => demands[*one].dictionary.push(column.value.clone()),
+            several => {
+                let names: Vec<&str> = several.iter().map(|&index| names[index]).collect();
+                let why = format!("it could be a column of `{}`", names.join("` or of `"));
+                let report = errors::dictionary(column.at.clone(), &column.value, &node.name, &why);
+                self.reports.push(report.with_hint("declare the columns of these models: `@forebay.model(columns=[…])`"));
             }
         }
     }

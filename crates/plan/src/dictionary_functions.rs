@@ -176,7 +176,12 @@ impl OnValues {
     }
 
     /// The inner function's result for plain arguments.
-    fn plain_field(&self, place: &Place, fields: &[FieldRef], scalars: &[Option<&ScalarValue>]) -> Result<(Vec<FieldRef>, FieldRef)> {
+    fn plain_field(
+        &self,
+        place: &Place,
+        fields: &[FieldRef],
+        scalars: &[Option<&ScalarValue>],
+    ) -> Result<(Vec<FieldRef>, FieldRef)> {
         let arg_fields = place.plain(fields);
         let scalars: Vec<Option<&ScalarValue>> = scalars.iter().map(|scalar| scalar.map(undone)).collect();
         let field = self.inner.return_field_from_args(ReturnFieldArgs { arg_fields: &arg_fields, scalar_arguments: &scalars })?;
@@ -200,10 +205,12 @@ impl OnValues {
     }
 
     fn on_array(&self, place: &Place, args: &ScalarFunctionArgs, array: &ArrayRef) -> Result<ArrayRef> {
-        let dictionary =
-            array.as_any_dictionary_opt().ok_or_else(|| internal_datafusion_err!("an argument of `{}` is no dictionary", self.name()))?;
+        let dictionary = array
+            .as_any_dictionary_opt()
+            .ok_or_else(|| internal_datafusion_err!("an argument of `{}` is no dictionary", self.name()))?;
         let values = dictionary.values();
-        let one_per_call = args.args.iter().enumerate().all(|(at, arg)| at == place.at || matches!(arg, ColumnarValue::Scalar(_)));
+        let one_per_call =
+            args.args.iter().enumerate().all(|(at, arg)| at == place.at || matches!(arg, ColumnarValue::Scalar(_)));
         let (kind, rows) = (args.return_type(), args.number_rows);
         if !one_per_call || values.len() > rows {
             // Not the same for all rows of a value, or fewer rows than values.

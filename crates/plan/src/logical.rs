@@ -36,6 +36,8 @@ pub struct LogicalPlan {
     pub strict: bool,
     /// Nothing will be written.
     pub dry_run: bool,
+    /// The last node's table goes to the client, in layouts that every client reads.
+    pub for_client: bool,
     /// What was accepted but ignored, for people.
     pub warnings: Vec<String>,
 }
@@ -211,7 +213,7 @@ pub fn logical(sources: &Sources, options: &Options) -> Result<LogicalPlan, Vec<
     match (project, parameters, reports.is_empty()) {
         (Some(project), Some(parameters), true) => {
             let (strict, dry_run) = (options.strict, options.dry_run);
-            Ok(LogicalPlan { project: project.name, namespace, parameters, nodes, strict, dry_run, warnings })
+            Ok(LogicalPlan { project: project.name, namespace, parameters, nodes, strict, dry_run, for_client: false, warnings })
         }
         _ => Err(reports),
     }
@@ -252,6 +254,7 @@ pub fn query(sql: &str, default_namespace: &str, row_limit: Option<u64>) -> Resu
         nodes,
         strict: true,
         dry_run: true,
+        for_client: true,
         warnings: Vec::new(),
     })
 }

@@ -88,7 +88,7 @@ pub struct Scan {
     pub filter: Option<String>,
     /// Columns of strings that are read as dictionaries, in the table's order.
     pub dictionary: Vec<String>,
-    /// Whether strings leave as views: every consumer takes them.
+    /// Whether strings leave as views.
     pub views: bool,
 }
 
@@ -97,7 +97,7 @@ pub struct Scan {
 pub struct Sql {
     /// The statement, parameters filled in, DataFusion dialect.
     pub query: String,
-    /// Whether strings leave as views: every consumer takes them.
+    /// Whether strings leave as views.
     pub views: bool,
 }
 

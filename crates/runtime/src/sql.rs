@@ -49,7 +49,9 @@ impl Coded for Error {
             Self::Query(error) => {
                 let text = error.strip_backtrace();
                 let report = Report::new("RUN0017", Fault::Request, message).with_cause(text.trim());
-                report.with_hint("the query was checked before, so a value is the likely reason: a cast, a division by zero, an overflow")
+                report.with_hint(
+                    "the query was checked before, so a value is the likely reason: a cast, a division by zero, an overflow",
+                )
             }
             Self::DuplicateColumn(name) => Report::new("RUN0018", Fault::Request, message)
                 .with_hint(format!("give one of them another name: `… AS {name}_2`")),

@@ -10,7 +10,9 @@ use std::sync::Arc;
 use arrow::array::builder::make_view;
 use arrow::array::{Array, ArrayRef, AsArray, GenericByteArray, GenericByteViewArray};
 use arrow::buffer::{Buffer, ScalarBuffer};
-use arrow::datatypes::{ArrowNativeType, BinaryViewType, ByteArrayType, ByteViewType, DataType, GenericBinaryType, GenericStringType, StringViewType};
+use arrow::datatypes::{
+    ArrowNativeType, BinaryViewType, ByteArrayType, ByteViewType, DataType, GenericBinaryType, GenericStringType, StringViewType,
+};
 
 /// Strings up to this length are part of their view.
 const INLINE_BYTES_MAX: usize = 12;

@@ -1,10 +1,12 @@
 //! Columns of strings as dictionaries, for consumers that asked for them.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions};
-use arrow::compute::cast;
+use arrow::array::{AnyDictionaryArray, Array, ArrayRef, AsArray, RecordBatch, RecordBatchOptions};
+use arrow::compute::{cast, take};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::error::ArrowError;
 
 use crate::Error;
 
@@ -18,13 +20,16 @@ fn is_text(kind: &DataType) -> bool {
     matches!(kind, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View | DataType::Null)
 }
 
-/// The table with the columns `names` as dictionaries of strings, one dictionary per batch. Columns that are dictionaries
-/// of strings already stay the very arrays they are; a column named twice is encoded once. Reads every value of the columns
-/// it encodes and allocates four bytes per row and the distinct values.
+/// Bytes of texts up to which rows are encoded at once: the values of a dictionary hold at most 2 GiB.
+const PIECE_BYTES_MAX: usize = 1 << 30;
+
+/// The table with the columns `names` as dictionaries of strings, one dictionary per batch, whose values are distinct and not
+/// null, as pandas and Polars want them. Columns that are such dictionaries already stay the very arrays they are; a column named
+/// twice is encoded once. Reads every value of the columns it encodes and allocates four bytes per row and the distinct values.
 ///
 /// # Errors
 /// [`Error::Column`] for a name that is not a column, [`Error::NotText`] for a column of another type, [`Error::Invalid`] if
-/// a batch does not have the columns of `schema`.
+/// a batch does not have the columns of `schema`, or a dictionary would pass Arrow's limits.
 pub fn encode_columns(
     schema: &SchemaRef,
     batches: Vec<RecordBatch>,
@@ -37,15 +42,15 @@ pub fn encode_columns(
             name: name.clone(),
             columns: schema.fields().iter().map(|field| field.name().clone()).collect(),
         })?;
-        let kind = schema.field(index).data_type();
-        match kind {
-            DataType::Dictionary(_, value) if is_text(value) => {}
-            kind if is_text(kind) => {
-                fields[index] = Arc::new(Field::clone(&fields[index]).with_data_type(encoded()));
-                columns.push(index);
+        let kind = match schema.field(index).data_type() {
+            DataType::Dictionary(key, value) if is_text(value) && **value != DataType::Null => {
+                DataType::Dictionary(key.clone(), value.clone())
             }
+            kind if is_text(kind) => encoded(),
             kind => return Err(Error::NotText { column: name.clone(), kind: kind.clone() }),
-        }
+        };
+        fields[index] = Arc::new(Field::clone(&fields[index]).with_data_type(kind));
+        columns.push(index);
     }
     if columns.is_empty() {
         return Ok((Arc::clone(schema), batches));
@@ -53,20 +58,53 @@ pub fn encode_columns(
     let schema = Arc::new(Schema::new_with_metadata(fields, schema.metadata().clone()));
     let encode = |batch: RecordBatch| {
         let column = |(index, column): (usize, &ArrayRef)| match columns.contains(&index) {
-            true => cast(column, &encoded()),
+            true => encode(column, schema.field(index).data_type()),
             false => Ok(Arc::clone(column)),
         };
         let arrays = batch.columns().iter().enumerate().map(column).collect::<Result<Vec<_>, _>>()?;
         let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
         RecordBatch::try_new_with_options(Arc::clone(&schema), arrays, &options)
     };
-    let batches = batches.into_iter().map(encode).collect::<Result<Vec<_>, _>>()?;
+    let batches = batches.into_iter().flat_map(|batch| pieces(batch, &columns)).map(encode).collect::<Result<Vec<_>, _>>()?;
     Ok((schema, batches))
+}
+
+fn encode(column: &ArrayRef, kind: &DataType) -> Result<ArrayRef, ArrowError> {
+    match column.as_any_dictionary_opt() {
+        Some(dictionary) if is_tidy(dictionary)? => Ok(Arc::clone(column)),
+        Some(dictionary) => cast(&take(dictionary.values(), dictionary.keys(), None)?, kind),
+        None => cast(column, kind),
+    }
+}
+
+/// Whether the values are distinct, not null, and no more than the rows.
+fn is_tidy(dictionary: &dyn AnyDictionaryArray) -> Result<bool, ArrowError> {
+    let values = dictionary.values();
+    if values.len() > dictionary.keys().len() || values.null_count() > 0 {
+        return Ok(false);
+    }
+    let texts = cast(values, &DataType::Utf8View)?;
+    let distinct: HashSet<Option<&str>> = texts.as_string_view().iter().collect();
+    Ok(distinct.len() == values.len())
+}
+
+/// The batch in parts whose texts fit into one dictionary each.
+fn pieces(batch: RecordBatch, columns: &[usize]) -> Vec<RecordBatch> {
+    let rows = batch.num_rows();
+    let bytes = |index: &usize| match batch.column(*index).data_type() {
+        DataType::Utf8View => batch.column(*index).as_string_view().total_buffer_bytes_used(),
+        _ => batch.column(*index).to_data().get_slice_memory_size().unwrap_or(0),
+    };
+    if rows < 2 || columns.iter().all(|index| bytes(index) <= PIECE_BYTES_MAX) {
+        return vec![batch];
+    }
+    let halves = [batch.slice(0, rows / 2), batch.slice(rows / 2, rows - rows / 2)];
+    halves.into_iter().flat_map(|half| pieces(half, columns)).collect()
 }
 
 #[cfg(test)]
 mod tests {
-    use arrow::array::{Array, AsArray, Int64Array, LargeStringArray, StringArray, StringViewArray};
+    use arrow::array::{DictionaryArray, Int8Array, Int64Array, LargeStringArray, NullArray, StringArray, StringViewArray};
     use arrow::datatypes::Int32Type;
     use forebay_types::Coded;
 
@@ -110,8 +148,38 @@ mod tests {
     fn dictionaries_stay_the_arrays_they_are() {
         let (schema, batches) = encode(&["plain"]).expect("it is text");
         let (again, same) = encode_columns(&schema, batches.clone(), &["plain".to_owned()]).expect("it is a dictionary");
-        assert!(Arc::ptr_eq(&schema, &again));
+        assert_eq!(schema, again);
         assert!(same.iter().zip(&batches).all(|(same, batch)| Arc::ptr_eq(same.column(1), batch.column(1))));
+    }
+
+    #[test]
+    fn values_that_repeat_or_are_null_or_many_are_encoded_anew() {
+        let values = StringArray::from(vec![Some("nl"), None, Some("us"), Some("nl"), Some("never")]);
+        let keys = Int8Array::from(vec![Some(3), Some(1), None, Some(2), Some(0), Some(0)]);
+        let array: ArrayRef = Arc::new(DictionaryArray::new(keys, Arc::new(values)));
+        let batch = RecordBatch::try_from_iter_with_nullable(vec![("d", Arc::clone(&array), true)]).expect("one column");
+        let names = ["d".to_owned()];
+        let batches = vec![batch.clone(), batch.slice(3, 2), batch.slice(2, 1), batch.slice(0, 0)];
+        let (schema, tidy) = encode_columns(&batch.schema(), batches, &names).expect("it is text");
+        assert_eq!(schema, batch.schema());
+        let values = |batch: &RecordBatch| {
+            let dictionary = batch.column(0).as_any_dictionary();
+            dictionary.values().as_string::<i32>().iter().map(|value| value.expect("no nulls").to_owned()).collect::<Vec<_>>()
+        };
+        assert_eq!(tidy.iter().map(values).collect::<Vec<_>>(), [vec!["nl", "us"], vec!["us", "nl"], vec![], vec![]]);
+        let plain = cast(tidy[0].column(0), &DataType::Utf8).expect("it unpacks");
+        assert_eq!(
+            plain.as_string::<i32>(),
+            &StringArray::from(vec![Some("nl"), None, None, Some("us"), Some("nl"), Some("nl")])
+        );
+    }
+
+    #[test]
+    fn nothing_but_nulls_is_text_without_values() {
+        let batch = RecordBatch::try_from_iter(vec![("n", Arc::new(NullArray::new(3)) as ArrayRef)]).expect("one column");
+        let (schema, batches) = encode_columns(&batch.schema(), vec![batch], &["n".to_owned()]).expect("it can be text");
+        assert_eq!(schema.field(0).data_type(), &encoded());
+        assert_eq!(batches[0].column(0).logical_null_count(), 3);
     }
 
     #[test]

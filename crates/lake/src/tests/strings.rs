@@ -1,9 +1,7 @@
 //! The layouts of strings: what is written as views or dictionaries is stored and read as plain strings, and scans deliver
 //! dictionaries and views where they are asked for.
 
-use arrow::array::{
-    Array, AsArray, BinaryViewArray, DictionaryArray, LargeStringArray, ListArray, StringViewArray, StructArray,
-};
+use arrow::array::{Array, AsArray, BinaryViewArray, DictionaryArray, LargeStringArray, ListArray, StringViewArray, StructArray};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, Int32Type, Schema};
 use forebay_plan::dictionary_type;
@@ -12,7 +10,8 @@ use super::*;
 
 /// A text per row: few distinct short ones, many distinct long ones, and some nulls.
 fn texts(rows: std::ops::Range<i64>) -> RecordBatch {
-    let country = |row: i64| (row % 13 != 5).then(|| ["nl", "us", "a country with a long name"][usize::try_from(row % 3).unwrap()]);
+    let country =
+        |row: i64| (row % 13 != 5).then(|| ["nl", "us", "a country with a long name"][usize::try_from(row % 3).unwrap()]);
     let name = |row: i64| format!("{row:07} has a name of more than twelve bytes");
     let ids: ArrayRef = Arc::new(Int64Array::from_iter_values(rows.clone()));
     let countries: StringArray = rows.clone().map(country).collect();
@@ -66,7 +65,9 @@ async fn scans_deliver_what_is_asked_for_and_the_same_rows() {
         let schema = Arc::clone(&expected.schema);
         assert_eq!(schema.field(1).data_type(), &DataType::Utf8);
         let rows = plain(&expected, &schema);
-        for (dictionary, views) in [(vec!["country"], false), (vec!["name", "country"], true), (vec![], true), (vec!["name"], true)] {
+        for (dictionary, views) in
+            [(vec!["country"], false), (vec!["name", "country"], true), (vec![], true), (vec!["name"], true)]
+        {
             let scanned = scan(request(&table, filter, &dictionary, views)).await.unwrap();
             assert_eq!(plain(&scanned, &schema), rows, "{filter} {dictionary:?} {views}");
             assert_eq!(scanned.stats, expected.stats, "{filter}: other types skip as much");
@@ -90,7 +91,8 @@ fn check_kept(batch: &RecordBatch) {
             let kept: usize = views.data_buffers().iter().map(|buffer| buffer.len()).sum();
             assert!(kept <= 2 * views.total_buffer_bytes_used(), "{kept} bytes kept");
         } else if let Some(dictionary) = column.as_any_dictionary_opt() {
-            let mut values: Vec<&str> = dictionary.values().as_string::<i32>().iter().map(|value| value.expect("no nulls")).collect();
+            let mut values: Vec<&str> =
+                dictionary.values().as_string::<i32>().iter().map(|value| value.expect("no nulls")).collect();
             assert!(values.len() <= batch.num_rows());
             values.sort_unstable();
             assert!(values.windows(2).all(|pair| pair[0] != pair[1]), "{values:?}");
@@ -109,7 +111,8 @@ async fn each_row_group_brings_its_dictionary() {
 
 #[tokio::test]
 async fn views_and_dictionaries_are_written_as_plain_strings() {
-    let words: Vec<Option<String>> = (0..40).map(|row| (row % 7 != 2).then(|| format!("{row:02} and a text of some length"))).collect();
+    let words: Vec<Option<String>> =
+        (0..40).map(|row| (row % 7 != 2).then(|| format!("{row:02} and a text of some length"))).collect();
     let few: DictionaryArray<Int32Type> = (0..40).map(|row| ["a", "b"].get(row % 3).copied()).collect();
     let as_values = |value: DataType| cast(&few, &DataType::Dictionary(Box::new(DataType::Int32), Box::new(value))).unwrap();
     let views: ArrayRef = Arc::new(StringViewArray::from_iter(words.clone()));

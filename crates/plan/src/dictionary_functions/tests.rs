@@ -33,7 +33,8 @@ fn table(rows: &[Vec<Option<String>>]) -> (Arc<Schema>, Vec<RecordBatch>) {
             })
             .collect();
         let dictionary = DictionaryArray::<Int32Type>::new(keys.into(), Arc::new(StringArray::from(values)));
-        RecordBatch::try_new(Arc::clone(&schema), vec![Arc::new(numbers), Arc::new(plain), Arc::new(dictionary)]).expect("a batch")
+        RecordBatch::try_new(Arc::clone(&schema), vec![Arc::new(numbers), Arc::new(plain), Arc::new(dictionary)])
+            .expect("a batch")
     };
     (Arc::clone(&schema), rows.iter().map(batch).collect())
 }
@@ -53,9 +54,10 @@ fn rows(query: &str, table: &(Arc<Schema>, Vec<RecordBatch>)) -> Result<(Vec<Str
             let options = FormatOptions::default().with_null("∅");
             let columns: Vec<ArrayFormatter<'_>> =
                 batch.columns().iter().map(|column| ArrayFormatter::try_new(column, &options)).collect::<Result<_, _>>()?;
-            out.extend((0..batch.num_rows()).map(|row| {
-                columns.iter().map(|column| column.value(row).to_string()).collect::<Vec<_>>().join("|")
-            }));
+            out.extend(
+                (0..batch.num_rows())
+                    .map(|row| columns.iter().map(|column| column.value(row).to_string()).collect::<Vec<_>>().join("|")),
+            );
         }
         Ok((out, planned))
     })
@@ -125,7 +127,12 @@ fn every_function_gives_what_it_gives_for_plain_text() {
         words(&[None, None]),
     ]);
     for (call, text) in CALLS {
-        let of = |column: &str| rows(&format!("SELECT {} AS r FROM t", call.replace("(x", &format!("({column}")).replace(" x", &format!(" {column}"))), &table);
+        let of = |column: &str| {
+            rows(
+                &format!("SELECT {} AS r FROM t", call.replace("(x", &format!("({column}")).replace(" x", &format!(" {column}"))),
+                &table,
+            )
+        };
         let (plain, _) = of("s").unwrap_or_else(|error| panic!("{call}: {error}"));
         let (found, kinds) = of("d").unwrap_or_else(|error| panic!("{call}: {error}"));
         assert_eq!(found, plain, "{call}");
@@ -160,7 +167,8 @@ fn keys_are_shared_where_values_stay_apart() {
 #[test]
 fn a_tidy_dictionary_has_distinct_values_that_are_used() {
     let values: ArrayRef = Arc::new(StringArray::from(vec![Some("a"), None, Some("b"), Some("a")]));
-    let repeated: ArrayRef = Arc::new(DictionaryArray::<Int32Type>::new(vec![Some(3), Some(2), None, Some(1), Some(0)].into(), values));
+    let repeated: ArrayRef =
+        Arc::new(DictionaryArray::<Int32Type>::new(vec![Some(3), Some(2), None, Some(1), Some(0)].into(), values));
     let tidy = tidy_dictionary(&repeated).expect("it can be rebuilt");
     assert_eq!(tidy.as_any_dictionary().values().as_string::<i32>(), &StringArray::from(vec!["a", "b"]));
     assert_eq!(tidy.data_type(), repeated.data_type());
@@ -199,7 +207,9 @@ fn queries() -> impl Strategy<Value = String> {
         Just("SELECT {} AS r, n FROM t WHERE ? ORDER BY r DESC NULLS LAST, n"),
         Just("SELECT min({}) AS lo, max({}) AS hi, count({}) AS c FROM t WHERE ?"),
         Just("SELECT a.n, b.n AS m FROM t AS a JOIN (SELECT n, {} AS k FROM t WHERE ?) AS b ON a.s = b.k ORDER BY 1, 2"),
-        Just("SELECT a.n, b.n AS m FROM (SELECT n, {} AS k FROM t) AS a LEFT JOIN (SELECT n, {} AS k FROM t WHERE ?) AS b ON a.k = b.k ORDER BY 1, 2"),
+        Just(
+            "SELECT a.n, b.n AS m FROM (SELECT n, {} AS k FROM t) AS a LEFT JOIN (SELECT n, {} AS k FROM t WHERE ?) AS b ON a.k = b.k ORDER BY 1, 2"
+        ),
         Just("SELECT {} AS r FROM t WHERE ? UNION ALL SELECT s FROM t ORDER BY r"),
         Just("SELECT n, row_number() OVER (PARTITION BY {} ORDER BY n) AS r FROM t WHERE ? ORDER BY 1, 2"),
         Just("SELECT n FROM t WHERE ? AND {} IN (SELECT upper({}) FROM t) ORDER BY n"),

@@ -9,7 +9,8 @@ fn numbers(batches: &[std::ops::Range<i64>]) -> Rows {
     let schema = Arc::new(Schema::new(vec![Field::new("n", DataType::Int64, true), Field::new("s", DataType::Utf8View, true)]));
     let batch = |range: &std::ops::Range<i64>| {
         let strings: StringViewArray = range.clone().map(|n| Some(format!("row number {n}"))).collect();
-        RecordBatch::try_new(Arc::clone(&schema), vec![Arc::new(Int64Array::from_iter_values(range.clone())), Arc::new(strings)]).unwrap()
+        RecordBatch::try_new(Arc::clone(&schema), vec![Arc::new(Int64Array::from_iter_values(range.clone())), Arc::new(strings)])
+            .unwrap()
     };
     Rows { batches: batches.iter().map(batch).collect(), schema }
 }
@@ -37,7 +38,8 @@ fn parts_are_contiguous_and_complete() {
 
 #[test]
 fn strings_are_plain_and_empty_results_have_a_schema() {
-    let out = query("SELECT s, upper(s) AS t, 'x' AS c FROM t ORDER BY n DESC LIMIT 1", vec![("t".into(), numbers(&[0..3]))]).unwrap();
+    let out =
+        query("SELECT s, upper(s) AS t, 'x' AS c FROM t ORDER BY n DESC LIMIT 1", vec![("t".into(), numbers(&[0..3]))]).unwrap();
     assert!(out.schema.fields().iter().all(|f| f.data_type() == &DataType::Utf8), "{:?}", out.schema);
     let strings: &StringArray = out.batches[0].column(1).as_string();
     assert_eq!(strings.value(0), "ROW NUMBER 2");
