@@ -11,8 +11,9 @@
 //! they are less than half of what its buffers hold. It leaves batches alone that have more than half the rows it aims at, so
 //! - a filter aims low ([`Plan::filter_rows`]): only one that leaves few rows of a batch copies, and keeps little memory;
 //! - everything else aims high, at the rows inputs come in, which is what results should come in as well;
-//! - joins do not redistribute rows by hash, which would make small batches of every batch.
+//! - joins do not redistribute rows by hash, which would make small batches of every batch, and carry views as numbers ([`joins`]).
 
+mod joins;
 mod layout;
 
 use std::collections::BTreeSet;
@@ -107,6 +108,7 @@ pub async fn run(query: &str, inputs: Vec<(String, Rows)>, strings: Strings, thr
     // A model is one SELECT: nothing in it may change anything.
     let only_select = SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false);
     let planned = context.sql_with_options(query, only_select).await?.create_physical_plan().await?;
+    let planned = if strings == Strings::Views { joins::by_reference(planned)? } else { planned };
     let schema = planned.schema();
     let mut seen = BTreeSet::new();
     if let Some(twice) = schema.fields().iter().find(|field| !seen.insert(field.name().as_str())) {
@@ -164,21 +166,16 @@ impl Plan {
         }
     }
 
-    /// Contiguous parts of about the same number of rows, in batches of at most `batch_rows`, without copying.
+    /// Contiguous parts of about the same number of rows, in batches of at most `batch_rows`, none of them cut for the sake of the
+    /// parts: small batches would be gathered later on, which copies.
     fn cut(self, table: &Rows) -> Vec<Vec<RecordBatch>> {
-        let rows_per_part = table.rows().div_ceil(self.partitions).max(1);
+        let rows = table.rows().max(1);
         let mut cut = vec![Vec::new(); self.partitions];
         let mut row = 0;
-        for batch in &table.batches {
-            let mut start = 0;
-            while start < batch.num_rows() {
-                let part = (row / rows_per_part).min(self.partitions - 1);
-                let room = if part + 1 == self.partitions { usize::MAX } else { (part + 1) * rows_per_part - row };
-                let length = room.min(batch.num_rows() - start);
-                cut[part].extend(self.even(&batch.slice(start, length)));
-                start += length;
-                row += length;
-            }
+        for piece in table.batches.iter().flat_map(|batch| self.even(batch)) {
+            let middle = row + piece.num_rows() / 2;
+            row += piece.num_rows();
+            cut[(middle * self.partitions / rows).min(self.partitions - 1)].push(piece);
         }
         cut
     }

@@ -30,10 +30,56 @@ fn a_filter_keeps_the_order_on_several_threads() {
 #[test]
 fn parts_are_contiguous_and_complete() {
     let input = numbers(&[0..10, 10..11, 11..40]);
-    let plan = |partitions| Plan { partitions, batch_rows: 100, input_rows: 40 };
+    let plan = |partitions| Plan { partitions, batch_rows: 10, input_rows: 40 };
     let parts = plan(3).cut(&input);
-    assert_eq!(parts.iter().map(|p| p.iter().map(RecordBatch::num_rows).sum::<usize>()).collect::<Vec<_>>(), [14, 14, 12]);
+    let rows = |part: &Vec<RecordBatch>| part.iter().map(RecordBatch::num_rows).collect::<Vec<_>>();
+    assert_eq!(parts.iter().map(rows).collect::<Vec<_>>(), [vec![10, 1], vec![10, 10], vec![9]]);
+    let numbers_of = |batch: &RecordBatch| batch.column(0).as_primitive::<Int64Type>().values().to_vec();
+    assert_eq!(parts.iter().flatten().flat_map(numbers_of).collect::<Vec<_>>(), (0..40).collect::<Vec<_>>());
     assert_eq!(plan(2).cut(&numbers(&[])), [vec![], vec![]]);
+}
+
+/// Every kind of join gives the same rows whether strings leave plain or as views, with string keys, conditions and nulls.
+#[test]
+fn joins_give_the_same_with_views() {
+    let some = |n: i64, m: i64| if n % 5 == 0 { "NULL".to_owned() } else { format!("'row number {n} of {m}'") };
+    let table = |m: i64| {
+        let rows: Vec<String> = (0..60).map(|n| format!("({n}, {}, 'a text of row {n} and table {m}', arrow_cast('bytes of the row {n}', 'BinaryView'))", some(n * m % 30, 7))).collect();
+        query(&format!("SELECT * FROM (VALUES {}) AS t(n, k, s, b)", rows.join(", ")), vec![]).unwrap()
+    };
+    let sorted = |strings: Strings, sql: &str| {
+        let inputs = vec![("l".to_owned(), table(1)), ("r".to_owned(), table(2))];
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).build().unwrap();
+        let rows = runtime.block_on(run(sql, inputs, strings, 2)).unwrap();
+        let schema = layout::result(rows.schema, rows.batches, Strings::Plain).unwrap();
+        let mut lines = Vec::new();
+        for batch in &schema.batches {
+            let text = arrow::util::pretty::pretty_format_batches(std::slice::from_ref(batch)).unwrap().to_string();
+            lines.extend(text.lines().filter(|line| !line.starts_with('+')).map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")));
+        }
+        lines.sort();
+        lines.dedup();
+        lines
+    };
+    for kind in ["JOIN", "LEFT JOIN", "RIGHT JOIN", "FULL JOIN", "LEFT SEMI JOIN", "LEFT ANTI JOIN", "RIGHT SEMI JOIN", "RIGHT ANTI JOIN"] {
+        let columns = match kind {
+            "LEFT SEMI JOIN" | "LEFT ANTI JOIN" => "l.s, l.n, l.k, l.b",
+            "RIGHT SEMI JOIN" | "RIGHT ANTI JOIN" => "r.s, r.n, r.k, r.b",
+            _ => "r.s AS rs, l.n, l.s, l.b, r.k AS rk, l.k",
+        };
+        for on in ["l.k = r.k", "l.n = r.n", "l.k = r.k AND l.s < r.s", "l.n = r.n AND l.s || 'x' <> r.k"] {
+            let sql = format!("SELECT {columns} FROM l {kind} r ON {on}");
+            assert_eq!(sorted(Strings::Views, &sql), sorted(Strings::Plain, &sql), "{sql}");
+        }
+    }
+    for sql in [
+        "SELECT s FROM l WHERE k IN (SELECT k FROM r) OR n < 3",
+        "SELECT s, k FROM l WHERE k NOT IN (SELECT k FROM r WHERE k IS NOT NULL)",
+        "SELECT l.s, r.s AS rs FROM l JOIN r USING (k) JOIN l m ON m.n = r.n WHERE m.s > 'a text of row 2' ORDER BY l.s",
+        "SELECT k, count(*) AS c, min(l.s) AS s FROM l JOIN r USING (k) GROUP BY k",
+    ] {
+        assert_eq!(sorted(Strings::Views, sql), sorted(Strings::Plain, sql), "{sql}");
+    }
 }
 
 #[test]
