@@ -107,7 +107,9 @@ impl ViewNumbers {
         // SAFETY: safe construction would check every string for UTF-8 again, which reads them all. Each long view lies within the
         // buffer it names, as was just checked. That it is a value there, and UTF-8 where `T` is text, holds because numbers are
         // made by `encode` from valid arrays of the same type alone, and whoever carries them moves them whole.
-        Some(Arc::new(unsafe { GenericByteViewArray::<T>::new_unchecked(ScalarBuffer::from(views), buffers, numbers.nulls().cloned()) }))
+        Some(Arc::new(unsafe {
+            GenericByteViewArray::<T>::new_unchecked(ScalarBuffer::from(views), buffers, numbers.nulls().cloned())
+        }))
     }
 }
 

@@ -23,7 +23,9 @@ use datafusion::physical_expr::EquivalenceProperties;
 use datafusion::physical_expr::utils::collect_columns;
 use datafusion::physical_plan::joins::HashJoinExec;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
-use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties, Partitioning, PlanProperties};
+use datafusion::physical_plan::{
+    DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties, Partitioning, PlanProperties,
+};
 use forebay_shm::{NUMBER, ViewNumbers};
 use futures::StreamExt;
 
@@ -64,8 +66,10 @@ fn carrying(join: &HashJoinExec) -> Result<Option<Arc<dyn ExecutionPlan>>> {
     let right = Side::of(join.right(), &wanted(JoinSide::Right), &used[1], &all);
     let projection = origins.iter().map(|origin| origin.place(&left, &right, join.join_type())).collect();
     let children = vec![left.plan, right.plan];
-    let numbers = join.builder().with_new_children(children)?.with_projection(Some(projection)).recompute_properties().build_exec()?;
-    let column = |(index, field): (usize, &Arc<Field>)| if is_view(field.data_type()) { Column::View(index) } else { Column::Same(index) };
+    let numbers =
+        join.builder().with_new_children(children)?.with_projection(Some(projection)).recompute_properties().build_exec()?;
+    let column =
+        |(index, field): (usize, &Arc<Field>)| if is_view(field.data_type()) { Column::View(index) } else { Column::Same(index) };
     let columns = result.fields().iter().enumerate().map(column).collect();
     Ok(Some(Arc::new(Convert { input: numbers, properties: Arc::clone(join.properties()), schema: result, columns, all })))
 }
@@ -142,7 +146,8 @@ impl Side {
         let schema = Arc::new(Schema::new_with_metadata(fields, plan.schema().metadata().clone()));
         let partitioning = Partitioning::UnknownPartitioning(plan.output_partitioning().partition_count());
         let (emission, boundedness) = (plan.pipeline_behavior(), plan.boundedness());
-        let properties = PlanProperties::new(EquivalenceProperties::new(Arc::clone(&schema)), partitioning, emission, boundedness);
+        let properties =
+            PlanProperties::new(EquivalenceProperties::new(Arc::clone(&schema)), partitioning, emission, boundedness);
         let (properties, columns, all) = (Arc::new(properties), columns.into(), Arc::clone(all));
         Self { plan: Arc::new(Convert { input: Arc::clone(plan), properties, schema, columns, all }), places }
     }

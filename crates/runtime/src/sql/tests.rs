@@ -44,7 +44,14 @@ fn parts_are_contiguous_and_complete() {
 fn joins_give_the_same_with_views() {
     let some = |n: i64, m: i64| if n % 5 == 0 { "NULL".to_owned() } else { format!("'row number {n} of {m}'") };
     let table = |m: i64| {
-        let rows: Vec<String> = (0..60).map(|n| format!("({n}, {}, 'a text of row {n} and table {m}', arrow_cast('bytes of the row {n}', 'BinaryView'))", some(n * m % 30, 7))).collect();
+        let rows: Vec<String> = (0..60)
+            .map(|n| {
+                format!(
+                    "({n}, {}, 'a text of row {n} and table {m}', arrow_cast('bytes of the row {n}', 'BinaryView'))",
+                    some(n * m % 30, 7)
+                )
+            })
+            .collect();
         query(&format!("SELECT * FROM (VALUES {}) AS t(n, k, s, b)", rows.join(", ")), vec![]).unwrap()
     };
     let sorted = |strings: Strings, sql: &str| {
@@ -55,13 +62,19 @@ fn joins_give_the_same_with_views() {
         let mut lines = Vec::new();
         for batch in &schema.batches {
             let text = arrow::util::pretty::pretty_format_batches(std::slice::from_ref(batch)).unwrap().to_string();
-            lines.extend(text.lines().filter(|line| !line.starts_with('+')).map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")));
+            lines.extend(
+                text.lines()
+                    .filter(|line| !line.starts_with('+'))
+                    .map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")),
+            );
         }
         lines.sort();
         lines.dedup();
         lines
     };
-    for kind in ["JOIN", "LEFT JOIN", "RIGHT JOIN", "FULL JOIN", "LEFT SEMI JOIN", "LEFT ANTI JOIN", "RIGHT SEMI JOIN", "RIGHT ANTI JOIN"] {
+    for kind in
+        ["JOIN", "LEFT JOIN", "RIGHT JOIN", "FULL JOIN", "LEFT SEMI JOIN", "LEFT ANTI JOIN", "RIGHT SEMI JOIN", "RIGHT ANTI JOIN"]
+    {
         let columns = match kind {
             "LEFT SEMI JOIN" | "LEFT ANTI JOIN" => "l.s, l.n, l.k, l.b",
             "RIGHT SEMI JOIN" | "RIGHT ANTI JOIN" => "r.s, r.n, r.k, r.b",
