@@ -33,6 +33,7 @@ mod schema;
 mod source;
 mod statistics;
 mod storage;
+mod strings;
 mod summary;
 mod table;
 mod write;

@@ -7,6 +7,7 @@ mod imports;
 mod model;
 mod pruning;
 mod row_deletes;
+mod strings;
 mod tables;
 mod types;
 

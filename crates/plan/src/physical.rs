@@ -42,6 +42,8 @@ pub struct Input {
     pub name: String,
     /// Columns handed over, in this order (`None`: all). A projection costs no copy.
     pub columns: Option<Vec<String>>,
+    /// Columns of strings that are handed over as dictionaries: those that are none are encoded then.
+    pub dictionary: Vec<String>,
 }
 
 /// The kinds of function.
@@ -84,6 +86,10 @@ pub struct Scan {
     pub columns: Option<Vec<String>>,
     /// A SQL boolean expression over the table's columns (also ones not in `columns`), type-checked, parameters filled in.
     pub filter: Option<String>,
+    /// Columns of strings that are read as dictionaries, in the table's order.
+    pub dictionary: Vec<String>,
+    /// Whether strings leave as views.
+    pub views: bool,
 }
 
 /// One SELECT. Tables in it are the node's inputs, by name.
@@ -91,6 +97,8 @@ pub struct Scan {
 pub struct Sql {
     /// The statement, parameters filled in, DataFusion dialect.
     pub query: String,
+    /// Whether strings leave as views.
+    pub views: bool,
 }
 
 /// A call of a user's function.

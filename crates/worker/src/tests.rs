@@ -13,13 +13,14 @@ use crate::store::{Segment, Table, distinct};
 use crate::*;
 
 fn node(name: &str, work: Work, producers: &[NodeId]) -> Node {
-    let input = |producer: &NodeId| Input { producer: *producer, name: "t".into(), columns: None };
+    let input = |producer: &NodeId| Input { producer: *producer, name: "t".into(), columns: None, dictionary: vec![] };
     Node { name: name.into(), work, inputs: producers.iter().map(input).collect(), resources: Resources::default(), at: None }
 }
 
 fn scan(name: &str) -> Node {
     let table = TableName::parse("t", "default").unwrap();
-    let scan = Scan { table, metadata_location: "/nowhere.json".into(), snapshot_id: None, columns: None, filter: None };
+    let (metadata_location, dictionary) = ("/nowhere.json".into(), vec![]);
+    let scan = Scan { table, metadata_location, snapshot_id: None, columns: None, filter: None, dictionary, views: false };
     node(name, Work::Scan(scan), &[])
 }
 
@@ -52,7 +53,7 @@ fn code(outcome: &Outcome) -> &str {
 
 #[test]
 fn a_function_that_exits_ends_the_run_and_its_dependants_are_skipped() {
-    let sql = node("m", Work::Sql(Sql { query: "SELECT 1".into() }), &[0]);
+    let sql = node("m", Work::Sql(Sql { query: "SELECT 1".into(), views: false }), &[0]);
     let (outcome, seen) = run("/bin/false", vec![scan("scan:a"), sql], &CancelToken::default());
     assert_eq!((outcome.status, code(&outcome)), (RunStatus::Failed, "RUN0010"));
     assert_eq!(outcome.error.as_ref().unwrap().0.as_deref(), Some("scan:a"));
@@ -79,7 +80,7 @@ fn a_cancelled_run_says_so_and_starts_nothing() {
 #[test]
 fn an_empty_plan_succeeds_and_a_disordered_one_is_run0022() {
     assert_eq!(run("/bin/false", vec![], &CancelToken::default()).0.status, RunStatus::Success);
-    let sql = || Work::Sql(Sql { query: "SELECT 1".into() });
+    let sql = || Work::Sql(Sql { query: "SELECT 1".into(), views: false });
     let (outcome, seen) = run("/bin/false", vec![node("a", sql(), &[1]), node("b", sql(), &[])], &CancelToken::default());
     assert_eq!((outcome.status, code(&outcome)), (RunStatus::Failed, "RUN0022"));
     assert_eq!(seen, ["a skipped", "b skipped"]);
