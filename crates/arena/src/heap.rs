@@ -182,7 +182,9 @@ pub fn forget_exhaustion() {
 /// Whether `bytes` more may be held. What is promised is compared first; only when that is too much do we ask what is held.
 fn fits_limit(bytes: usize) -> bool {
     let limit = LIMIT_BYTES.load(Relaxed);
-    if limit == usize::MAX || COUNTERS.live.load(Relaxed).saturating_add(COUNTERS.dirty.load(Relaxed)).saturating_add(bytes) <= limit {
+    if limit == usize::MAX
+        || COUNTERS.live.load(Relaxed).saturating_add(COUNTERS.dirty.load(Relaxed)).saturating_add(bytes) <= limit
+    {
         return true;
     }
     let fits = |spared: usize| (held_bytes() as usize).saturating_sub(spared).saturating_add(bytes) <= limit;

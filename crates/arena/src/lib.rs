@@ -125,7 +125,8 @@ pub fn takes_map(bytes: usize) -> bool {
 /// Whether a descriptor is one that the arena needs. Asks no kernel: safe anywhere.
 #[must_use]
 pub fn needs_descriptor(file: i32) -> bool {
-    file >= 0 && (fork::witness() == Some(file) || space::generations().any(|(_, generation)| generation.descriptor() == Some(file)))
+    file >= 0
+        && (fork::witness() == Some(file) || space::generations().any(|(_, generation)| generation.descriptor() == Some(file)))
 }
 
 /// The descriptors that the arena needs, in ascending order.

@@ -95,6 +95,12 @@ impl<T> Drop for Guard<'_, T> {
 fn futex(word: &AtomicU32, operation: i32, value: u32) {
     // SAFETY: the word lives as long as the call; no timeout is passed.
     unsafe {
-        libc::syscall(libc::SYS_futex, word.as_ptr(), operation | libc::FUTEX_PRIVATE_FLAG, value, std::ptr::null::<libc::timespec>());
+        libc::syscall(
+            libc::SYS_futex,
+            word.as_ptr(),
+            operation | libc::FUTEX_PRIVATE_FLAG,
+            value,
+            std::ptr::null::<libc::timespec>(),
+        );
     }
 }

@@ -21,7 +21,14 @@ const MADV_DONTNEED_LOCKED: i32 = 24;
 /// Serves an anonymous private map of so many bytes.
 pub fn map(bytes: usize, protection: i32, populate: bool) -> Served {
     let Some(bytes) = bytes.checked_next_multiple_of(PAGE_BYTES) else { return Served::Elsewhere };
-    let served = heap::allocate(Request { bytes, alignment: 1, zeroed: true, kind: Kind::Map, growing: false, reserved: protection == libc::PROT_NONE });
+    let served = heap::allocate(Request {
+        bytes,
+        alignment: 1,
+        zeroed: true,
+        kind: Kind::Map,
+        growing: false,
+        reserved: protection == libc::PROT_NONE,
+    });
     if let Served::At(at) = served {
         if protection != READ_WRITE {
             protect(at, bytes, protection);
@@ -147,8 +154,9 @@ pub enum Fixed {
 pub fn fixed(range: Range<usize>, protection: i32, anonymous: bool) -> Fixed {
     let (index, _) = space::locate(range.start);
     let zeros = anonymous && is_within_map(index, &range) && zero(range.clone());
-    if zeros && (protection == READ_WRITE && !space::generation(index).protected.load(Relaxed)
-        || protect(range.start, range.len(), protection))
+    if zeros
+        && (protection == READ_WRITE && !space::generation(index).protected.load(Relaxed)
+            || protect(range.start, range.len(), protection))
     {
         return Fixed::Done;
     }
@@ -262,7 +270,8 @@ pub fn remap(address: usize, old: usize, new: usize, may_move: bool) -> Served {
         return Served::Elsewhere;
     };
     let (index, _) = space::locate(address);
-    if old == 0 || new == 0 || address.checked_add(old).is_none_or(|end| end > space::address_of(index, 0) + space::span_bytes()) {
+    if old == 0 || new == 0 || address.checked_add(old).is_none_or(|end| end > space::address_of(index, 0) + space::span_bytes())
+    {
         return Served::Elsewhere;
     }
     if new <= old {

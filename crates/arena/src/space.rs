@@ -343,7 +343,8 @@ pub fn share(index: u32, file: i32) -> bool {
 pub fn retire(index: u32) {
     let this = generation(index);
     let metadata_bytes = this.described.load(Ordering::Relaxed) as usize * size_of::<Unit>();
-    if system::reserve(address_of(index, 0), span_bytes()).is_none() || !system::advise(metadata(index), metadata_bytes, libc::MADV_DONTNEED)
+    if system::reserve(address_of(index, 0), span_bytes()).is_none()
+        || !system::advise(metadata(index), metadata_bytes, libc::MADV_DONTNEED)
     {
         return;
     }

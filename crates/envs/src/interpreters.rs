@@ -20,6 +20,14 @@ pub struct Interpreter {
     pub version: String,
 }
 
+impl Interpreter {
+    /// `3.11` of `3.11.7`.
+    #[must_use]
+    pub fn minor(&self) -> &str {
+        minor(&self.version)
+    }
+}
+
 /// Finds an interpreter of `major.minor`, or downloads one with uv if that is allowed.
 pub fn find(wanted: &str, extra: &[PathBuf], downloader: Option<&Path>, watch: &dyn Watch) -> Result<Interpreter, Error> {
     let candidates = candidates(extra);
@@ -30,7 +38,7 @@ pub fn find(wanted: &str, extra: &[PathBuf], downloader: Option<&Path>, watch: &
     if let Some(uv) = downloader {
         watch.progress(&format!("downloading Python {wanted}"));
         let mut command = uv::command(uv, Path::new("/"), ["python", "install", wanted]);
-        command.env("UV_PYTHON_DOWNLOADS", "manual").env("UV_HTTP_TIMEOUT", "30");
+        command.env("UV_PYTHON_DOWNLOADS", "manual").env("UV_HTTP_TIMEOUT", "30").env("UV_HTTP_RETRIES", "1");
         let output = uv::run(command, "", watch)?;
         if output.status.success() {
             if let Some(found) = best(&self::candidates(extra), wanted, watch)? {
@@ -56,7 +64,9 @@ pub fn installed(extra: &[PathBuf]) -> Vec<Interpreter> {
             continue;
         }
         // Nobody can cancel a quiet watch.
-        if let Some(version) = ask(&path, &Quiet).ok().flatten().filter(|version| version.starts_with("3.") && !known(minor(version))) {
+        if let Some(version) =
+            ask(&path, &Quiet).ok().flatten().filter(|version| version.starts_with("3.") && !known(minor(version)))
+        {
             chosen.push(Interpreter { path, version });
         }
     }
@@ -188,8 +198,10 @@ mod tests {
         for name in ["3.9.18", "3.11.7", "3.11.12"] {
             std::fs::create_dir(folder.path().join(name)).unwrap();
         }
-        let names: Vec<String> =
-            subfolders_newest_first(folder.path()).iter().map(|p| p.file_name().unwrap().to_string_lossy().into_owned()).collect();
+        let names: Vec<String> = subfolders_newest_first(folder.path())
+            .iter()
+            .map(|p| p.file_name().unwrap().to_string_lossy().into_owned())
+            .collect();
         assert_eq!(names, ["3.11.12", "3.11.7", "3.9.18"]);
     }
 
@@ -204,6 +216,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("python3.98"), "not a program").unwrap();
         let error = find("3.98", &[folder.path().to_owned()], None, &Quiet).unwrap_err();
-        assert!(matches!(&error, Error::NoInterpreter { found, .. } if found.iter().any(|f| f.starts_with("3.98 "))), "{error:?}");
+        assert!(
+            matches!(&error, Error::NoInterpreter { found, .. } if found.iter().any(|f| f.starts_with("3.98 "))),
+            "{error:?}"
+        );
     }
 }

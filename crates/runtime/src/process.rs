@@ -33,7 +33,8 @@ use crate::limits::EXIT_GRACE;
 use crate::lines::{Lines, Stream};
 
 /// Starts a Python function: `argv[1]` is the folder that holds the package `forebay`.
-const BOOTSTRAP: &str = "import sys; sys.path.insert(0, sys.argv[1]); del sys.argv[1:]; from forebay._function import main; main()";
+const BOOTSTRAP: &str =
+    "import sys; sys.path.insert(0, sys.argv[1]); del sys.argv[1:]; from forebay._function import main; main()";
 
 /// The allocator of Python functions, in the folder that holds the package.
 const PRELOAD: &str = "forebay/preload.so";

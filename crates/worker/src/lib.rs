@@ -29,6 +29,7 @@ use forebay_types::{Coded, Fault, Report};
 
 pub use call::new_location;
 pub use event::{Imported, KeptTable, NodeError, NodeOutcome, NodeStatus, Outcome, RunStatus, WorkerEvent, WrittenTable};
+pub use forebay_envs::Environment;
 pub use forebay_runtime::{CancelToken, Stream};
 
 use store::SegmentIds;
@@ -151,7 +152,12 @@ impl Worker {
     }
 
     /// Appends files to a table, in a process of its own.
-    pub fn import(&self, import: &Import, events: &(dyn Fn(WorkerEvent) + Sync), cancel: &CancelToken) -> Result<Imported, NodeError> {
+    pub fn import(
+        &self,
+        import: &Import,
+        events: &(dyn Fn(WorkerEvent) + Sync),
+        cancel: &CancelToken,
+    ) -> Result<Imported, NodeError> {
         let node = format!("import:{}", import.name);
         let call = Call {
             node: node.clone(),
