@@ -18,7 +18,8 @@ def wheel(folder: Path, name: str, files: dict[str, str], version: str = "1.0", 
     whole[f"{info}/WHEEL"] = "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
     if scripts:
         whole[f"{info}/entry_points.txt"] = f"[console_scripts]\n{scripts}\n"
-    record = "".join(f"{path},sha256={digest(text)},{len(text.encode())}\n" for path, text in whole.items())
+    quoted = {path: f'"{path}"' if "," in path else path for path in whole}
+    record = "".join(f"{quoted[path]},sha256={digest(text)},{len(text.encode())}\n" for path, text in whole.items())
     whole[f"{info}/RECORD"] = record + f"{info}/RECORD,,\n"
     path = folder / f"{name}-{version}-py3-none-any.whl"
     with zipfile.ZipFile(path, "w") as archive:
