@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use crate::store::Layer;
-use crate::{Environment, Watch, tree};
+use crate::{Watch, tree};
 
 /// A word on the command line by which the process can be told from functions.
 pub const COMPILER_MARK: &str = "forebay-byte-code";
@@ -39,23 +39,8 @@ for tree in sys.argv[2:]:
 os._exit(0)
 "#;
 
-/// Compiles what is left of an environment's layers in a thread of its own.
-pub(crate) fn start(environment: &Environment, layers: Vec<Layer>) {
-    let environment = environment.clone();
-    let work = move || {
-        // The lease in `environment` keeps it from being removed meanwhile.
-        compile(&environment.python, &environment.folder, &layers, None);
-    };
-    // Without a thread, modules are compiled by each process that imports them.
-    let _ = std::thread::Builder::new().name("byte code".to_owned()).spawn(work);
-}
-
-/// The same, waiting for the end.
-pub(crate) fn finish(python: &Path, folder: &Path, layers: &[Layer], watch: &dyn Watch) {
-    compile(python, folder, layers, Some(watch));
-}
-
-fn compile(python: &Path, folder: &Path, layers: &[Layer], watch: Option<&dyn Watch>) {
+/// Compiles what is left of an environment's layers, and waits for the end; told to `watch` if somebody waits.
+pub(crate) fn compile(python: &Path, folder: &Path, layers: &[Layer], watch: Option<&dyn Watch>) {
     let marker = |layer: &Layer| layer.tree.with_file_name(DONE);
     let left: Vec<&Layer> = layers.iter().filter(|layer| !marker(layer).exists()).collect();
     if left.is_empty() {

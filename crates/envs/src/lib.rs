@@ -171,7 +171,7 @@ impl Environments {
     pub fn prepare(&self, request: &EnvironmentRequest, pinned: Option<&Lock>, watch: &dyn Watch) -> Result<Environment, Error> {
         let (environment, new) = self.prepared(request, pinned, watch)?;
         if let Some(layers) = new {
-            bytecode::start(&environment, layers);
+            self.tend(&environment, layers);
         }
         Ok(environment)
     }
@@ -187,8 +187,22 @@ impl Environments {
         let keys =
             build::open(&environment.folder, &self.store).map(|described| described.description.layers).unwrap_or_default();
         let layers: Vec<_> = keys.iter().filter_map(|key| store::open(&self.store, key).ok()).collect();
-        bytecode::finish(&environment.python, &environment.folder, &layers, watch);
+        bytecode::compile(&environment.python, &environment.folder, &layers, Some(watch));
         Ok(environment)
+    }
+
+    /// What can wait until a new environment is in use, in a thread of its own: its byte code, and making room.
+    fn tend(&self, environment: &Environment, layers: Vec<store::Layer>) {
+        let (folder, store, bytes_max) = (self.folder.clone(), self.store.clone(), self.bytes_max());
+        // The lease in it keeps it from being removed meanwhile.
+        let environment = environment.clone();
+        let work = move || {
+            bytecode::compile(&environment.python, &environment.folder, &layers, None);
+            // What could not be removed is tried again after the next new environment, or by `forebay env gc`.
+            let _ = shelf::collect(&folder, &store, bytes_max, false);
+        };
+        // Without a thread, modules are compiled by each process that imports them.
+        let _ = std::thread::Builder::new().name("environments".to_owned()).spawn(work);
     }
 
     fn prepared(
