@@ -325,6 +325,8 @@ fn command(launch: &Launch<'_>) -> Command {
             let arena = runtime.join(PRELOAD);
             if arena.is_file() {
                 command.env("LD_PRELOAD", arena);
+                // Arrow's other allocators cut columns out of maps of a gigabyte, which get no huge pages.
+                command.env("ARROW_DEFAULT_MEMORY_POOL", "system");
             }
             if !warm.is_empty() {
                 command.env("FOREBAY_WARM", warm.join(","));
