@@ -28,7 +28,7 @@ pub fn shared_memory() -> Check {
 
 /// Whether tables get pages of 2 MiB. Everything works without; large tables are made and handed over several times faster with.
 pub fn huge_pages() -> Check {
-    if forebay_arena::gives_huge_pages() {
+    if forebay_runtime::gives_huge_pages() {
         return Check::ok("huge pages", "2 MiB for shared memory");
     }
     Check::tip(
