@@ -92,7 +92,8 @@ def timed(command: list[str], environment: dict[str, str]) -> float:
 def project(place: Place, packages: list[str]) -> list[str]:
     """The command that runs one function which imports the packages."""
     imports = ", ".join(packages)
-    text = MODELS.format(python=_lab.PYTHON, pip=", ".join(f'"{name}": ""' for name in packages), imports=imports, imports_first=packages[0])
+    pip = ", ".join(f'"{name}": ""' for name in packages)
+    text = MODELS.format(python=_lab.PYTHON, pip=pip, imports=imports, imports_first=packages[0])
     folder = place.lab.project({"models.py": text}, f"project-{place.folder.name}-{len(packages)}")
     return [_lab.FOREBAY, "run", "--dry-run", "-p", str(folder)]
 

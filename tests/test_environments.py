@@ -278,9 +278,22 @@ def test_credentials_of_an_index_are_never_told(lab: Lab) -> None:
 
 
 def test_wheels_with_all_that_wheels_may_hold(lab: Lab, index: Path) -> None:
-    share = {"{d}/data/share/one/words.txt": "shared", "{d}/headers/one.h": "#define ONE", "{d}/scripts/one-script": "#!python\nprint('script')\n"}
-    wheels.wheel(index, "fbt_one", {"space/one.py": "ONE = 1", "same.py": "WHO = 'one'", "one.pth": "import os; os.environ['ONE_PTH'] = 'ran'\n", **share}, scripts="one-tool = space.one_tool:main")
-    wheels.wheel(index, "fbt_two", {"space/two.py": "TWO = 2", "same.py": "WHO = 'two'", "space/one_tool.py": "def main(): print('tool')", '{d}/purelib/with, comma.py': "x"})
+    one = {
+        "space/one.py": "ONE = 1",
+        "same.py": "WHO = 'one'",
+        "one.pth": "import os; os.environ['ONE_PTH'] = 'ran'\n",
+        "{d}/data/share/one/words.txt": "shared",
+        "{d}/headers/one.h": "#define ONE",
+        "{d}/scripts/one-script": "#!python\nprint('script')\n",
+    }
+    two = {
+        "space/two.py": "TWO = 2",
+        "same.py": "WHO = 'two'",
+        "space/one_tool.py": "def main(): print('tool')",
+        "{d}/purelib/with, comma.py": "x",
+    }
+    wheels.wheel(index, "fbt_one", one, scripts="one-tool = space.one_tool:main")
+    wheels.wheel(index, "fbt_two", two)
     body = """
     import forebay
 
@@ -308,7 +321,8 @@ def test_wheels_with_all_that_wheels_may_hold(lab: Lab, index: Path) -> None:
 def test_sources_are_built_or_the_failure_is_told(lab: Lab, index: Path) -> None:
     wheels.source(index, "fbt_builds")
     wheels.source(index, "fbt_fails", "raise SystemExit('no compiler here')")
-    text = 'import forebay\n\n@forebay.model(materialization_strategy="REPLACE")\n@forebay.python("3.11", pip={"numpy": "", "NAME": ""})\n'
+    text = 'import forebay\n\n@forebay.model(materialization_strategy="REPLACE")\n'
+    text += '@forebay.python("3.11", pip={"numpy": "", "NAME": ""})\n'
     text += "def out():\n    import fbt_builds\n    return [{'words': fbt_builds.WORDS}]\n"
     lab.run(lab.project({"models.py": text.replace("NAME", "fbt_builds")})).ok()
     assert lab.rows("SELECT * FROM out") == [{"words": "built here"}]
@@ -317,7 +331,8 @@ def test_sources_are_built_or_the_failure_is_told(lab: Lab, index: Path) -> None
 
 
 def test_two_builders_at_once_and_one_that_is_killed(lab: Lab, index: Path) -> None:
-    wheels.wheel(index, "fbt_slow", {f"slow/m{n}.py": f"x = {n}\n" for n in range(300)} | {"slow/__init__.py": "import os, time\nfor n in range(300): __import__(f'slow.m{n}')\n"})
+    modules = {f"slow/m{n}.py": f"x = {n}\n" for n in range(300)}
+    wheels.wheel(index, "fbt_slow", {**modules, "slow/__init__.py": "for n in range(300): __import__(f'slow.m{n}')\n"})
     project = lab.project({"models.py": TELL.format(decorator='@forebay.python(pip={"numpy": "", "fbt_slow": ""})')})
     # Killed somewhere, again and again: nothing half-made is ever taken for an environment.
     lab.forebay("env", "build", "-p", project).ok()
@@ -341,7 +356,8 @@ def test_two_builders_at_once_and_one_that_is_killed(lab: Lab, index: Path) -> N
 
 def test_a_changed_file_is_noticed_and_made_again(lab: Lab, index: Path) -> None:
     wheels.wheel(index, "fbt_fine", {"fine.py": "WORD = 'good'"})
-    text = TELL.format(decorator='@forebay.python(pip={"numpy": "", "fbt_fine": ""})') + "\nimport fine\nassert fine.WORD == 'good'\n"
+    text = TELL.format(decorator='@forebay.python(pip={"numpy": "", "fbt_fine": ""})')
+    text += "\nimport fine\nassert fine.WORD == 'good'\n"
     project = lab.project({"models.py": text})
     lab.run(project).ok()
     lab.forebay("daemon", "stop").ok()
@@ -400,7 +416,8 @@ def test_code_of_the_project_is_there_with_its_packages(lab: Lab) -> None:
             "models.py": "import forebay\nimport helper\nfrom lib.deep import value\n\n"
             '@forebay.model(materialization_strategy="REPLACE")\ndef out():\n'
             "    import os\n"
-            "    return [{'x': helper.X + value.Y, 'ignored': os.path.exists(os.path.join(os.path.dirname(__file__), 'local.py')),"
+            "    ignored = os.path.exists(os.path.join(os.path.dirname(__file__), 'local.py'))\n"
+            "    return [{'x': helper.X + value.Y, 'ignored': ignored,"
             " 'mode': os.stat(__file__).st_mode & 0o777}]\n",
             "helper.py": "X = 1\n",
             "local.py": "raise SystemExit\n",

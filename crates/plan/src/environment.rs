@@ -78,7 +78,7 @@ pub(crate) fn needs_pyarrow(spec: &EnvironmentSpec, arguments: &[Argument], impo
 }
 
 /// Package names that mean the same project are equal after this (PEP 503); extras do not make another package.
-fn normalized(name: &str) -> String {
+pub(crate) fn normalized(name: &str) -> String {
     let base = name.split_once('[').map_or(name, |(base, _)| base).trim();
     base.to_ascii_lowercase().split(['-', '_', '.']).filter(|part| !part.is_empty()).collect::<Vec<_>>().join("-")
 }

@@ -130,7 +130,7 @@ impl<'a> Reader<'a> {
     }
 
     fn line(&mut self, line: &str, text: &Text<'_>, start: usize, depth: usize, path: &str) {
-        let line = without_comment(line);
+        let line = without_comment(line.trim_start_matches('\u{feff}'));
         // A location without the line itself, which may hold a password.
         let at = Location { excerpt: None, ..text.location(start) };
         if line.is_empty() {
@@ -205,6 +205,8 @@ impl<'a> Reader<'a> {
             Err(format!("`{version}` is not a version"))
         });
         match checked {
+            // Functions have it anyway, and of the right version.
+            Ok(()) if environment::normalized(&name) == "forebay" => {}
             Ok(()) => {
                 let version =
                     if marker.is_empty() { version.to_owned() } else { format!("{version} ; {marker}").trim().to_owned() };
@@ -284,7 +286,7 @@ mod tests {
             &[("a[x,y]", ">=1 ; python_version < '3.12'"), ("b", "; sys_platform=='win32'")],
         );
         check("a==1.0 \\\n    --hash=sha256:aa \\\n    --hash=sha256:bb\nb (>=2)\r\n", &[("a", "==1.0"), ("b", ">=2")]);
-        check("-e .\n--require-hashes\n.\na\na\n", &[("a", "")]);
+        check("\u{feff}Forebay>=0.1\n-e .\n--require-hashes\n.\na\na\n", &[("a", "")]);
     }
 
     #[test]
