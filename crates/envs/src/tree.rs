@@ -166,19 +166,27 @@ fn folders(layer: &Layer) -> HashSet<&Path> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
 
     #[test]
-    fn a_copy_keeps_time_and_mode() {
+    fn files_of_another_file_system_are_copied_with_time_and_mode() {
         let folder = tempfile::tempdir().unwrap();
-        let (from, to) = (folder.path().join("a"), folder.path().join("b"));
-        fs::write(&from, "x").unwrap();
-        let old = std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_000_000);
-        fs::File::open(&from).unwrap().set_modified(old).unwrap();
-        link_or_copy(&from, &to).unwrap();
-        assert_eq!(fs::metadata(&to).unwrap().modified().unwrap(), old);
-        assert!(same_content(&from, &to).unwrap());
-        // What is there is not overwritten.
-        assert_eq!(link_or_copy(&from, &to).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+        let Ok(other) = tempfile::tempdir_in("/dev/shm") else { return eprintln!("skipped: no /dev/shm") };
+        for place in [folder.path(), other.path()] {
+            let (from, to) = (place.join("a"), folder.path().join("b"));
+            fs::write(&from, "x").unwrap();
+            let old = std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_000_000);
+            fs::File::open(&from).unwrap().set_modified(old).unwrap();
+            fs::set_permissions(&from, fs::Permissions::from_mode(0o555)).unwrap();
+            link_or_copy(&from, &to).unwrap();
+            let metadata = fs::metadata(&to).unwrap();
+            assert_eq!((metadata.modified().unwrap(), metadata.permissions().mode() & 0o777), (old, 0o555));
+            assert!(same_content(&from, &to).unwrap());
+            // What is there is not overwritten.
+            assert_eq!(link_or_copy(&from, &to).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+            fs::remove_file(to).unwrap();
+        }
     }
 }
