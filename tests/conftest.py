@@ -227,8 +227,8 @@ class Lab:
         return self.json("daemon", "status")["pid"]
 
     def functions(self) -> list[int]:
-        """Processes below the daemon."""
-        return descendants(self.daemon())
+        """Processes below the daemon, except those that compile byte code of new environments."""
+        return [process for process in descendants(self.daemon()) if "forebay-byte-code" not in command_line(process)]
 
     def gate(self, name: str = "gate") -> Gate:
         """A place where a model waits for the test."""

@@ -98,4 +98,10 @@ def _polars(read: Callable[[bool], Any]) -> Any:
 def _duckdb(read: Callable[[bool], Any]) -> Any:
     import duckdb
 
+    try:
+        import pyarrow  # noqa: F401
+    except ImportError:
+        table = read(False)
+        _kept.append(table)
+        return duckdb.from_arrow(table)
     return duckdb.from_arrow(_pyarrow(read))

@@ -11,6 +11,7 @@ is left out, with a warning if it holds more than row numbers. What pandas notes
 table is the same whether it comes from a function or from the lake.
 
 No library is imported here that the user's code has not imported, except pyarrow to build tables of lists and pandas frames.
+Where there is no pyarrow, polars or `_function_arrays` builds those of lists.
 """
 
 from __future__ import annotations
@@ -151,6 +152,8 @@ def _of_polars(frame: Any) -> Any:
 
 def _of_duckdb(relation: Any) -> Any:
     _unique([str(name) for name in _of_user(lambda: relation.columns)])
+    if not _has("pyarrow") and hasattr(relation, "__arrow_c_stream__"):
+        return relation
     for method in ("to_arrow_table", "fetch_arrow_table", "arrow"):
         if hasattr(relation, method):
             return _exported(_of_user(getattr(relation, method)))
@@ -196,7 +199,6 @@ def _columns_of_rows(rows: list[dict[Any, Any]]) -> dict[Any, Any]:
 
 
 def _of_columns(columns: dict[Any, Any]) -> Any:
-    pyarrow = _pyarrow()
     for name, values in columns.items():
         if not isinstance(name, str):
             raise Failure("RUN0106", f"the result has a column named by a `{type(name).__name__}`: `{name!r}`", hint=ACCEPTED)
@@ -206,8 +208,27 @@ def _of_columns(columns: dict[Any, Any]) -> Any:
     if len(set(lengths.values())) > 1:
         told = ", ".join(f"`{name}` has {length}" for name, length in list(lengths.items())[:5])
         raise Failure("RUN0106", "the result is a dictionary of lists of different lengths", told, hint=ACCEPTED)
+    if not _has("pyarrow"):
+        return _of_columns_without_pyarrow(columns, max(lengths.values(), default=0))
+    pyarrow = _pyarrow()
     arrays = [_array(name, values) for name, values in columns.items()]
     return _exported(pyarrow.table(arrays, names=list(columns)))
+
+
+def _of_columns_without_pyarrow(columns: dict[str, Any], length: int) -> Any:
+    if _has("polars"):
+        import polars
+
+        return _of_polars(_of_user(lambda: polars.DataFrame(columns, strict=False)))
+    from . import _function_arrays
+
+    return _function_arrays.stream(columns, length)
+
+
+def _has(package: str) -> bool:
+    import importlib.util
+
+    return package in sys.modules or importlib.util.find_spec(package) is not None
 
 
 def _array(name: str, values: Any) -> Any:

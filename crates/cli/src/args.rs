@@ -3,12 +3,14 @@
 //! Invariants: this module decides nothing and does no I/O; every example line in a help text parses (a test
 //! feeds them back through clap), and so does every `$ forebay …` line of `docs/guide/cli.md`.
 
+mod env;
 mod lake;
 mod settings;
 mod work;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
+pub use env::EnvCommand;
 pub use lake::{
     BranchCommand, CommitArgs, CommitFormat, NamespaceCommand, TableCommand, TableCreateArgs, TableImportArgs, TagCommand, Words,
 };
@@ -117,6 +119,9 @@ pub enum Command {
         /// Id of the run's job, or how it begins [default: the latest run of this lake]
         job: Option<String>,
     },
+    /// List, show, make, pin and remove the environments of Python functions
+    #[command(subcommand)]
+    Env(EnvCommand),
     /// Show and change settings
     #[command(subcommand)]
     Config(ConfigCommand),

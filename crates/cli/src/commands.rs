@@ -5,6 +5,7 @@ mod commit;
 mod config;
 mod daemon;
 mod doctor;
+mod env;
 mod explain;
 mod info;
 mod init;
@@ -43,6 +44,7 @@ pub fn run(context: &Context, command: Command) -> Result<Exit> {
         Command::Parameter(command) => parameter::run(context, command),
         Command::Job(command) => job::run(context, command),
         Command::Explain { job } => explain::run(context, job),
+        Command::Env(command) => env::run(context, command),
         Command::Config(command) => config::run(context, &command),
         Command::Info => info::run(context),
         Command::Doctor => return doctor::run(context),

@@ -374,6 +374,9 @@ pub struct RunResult {
     #[serde(rename = "ref")]
     pub at: Option<Ref>,
     pub nodes: Vec<NodeResult>,
+    /// The environments of its Python functions. Their locks are kept with the job: `environments/<hash>.lock`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub environments: Vec<Environment>,
     /// Bytes of all nodes' tables, by how they got into shared memory. Records of older versions have zeros here.
     #[serde(default)]
     pub bytes: Bytes,
@@ -384,6 +387,19 @@ pub struct RunResult {
     /// Tables on `failed_branch` as the run left them: those it had written before it failed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub kept_tables: Vec<String>,
+}
+
+/// An exact environment that functions of a run had.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Environment {
+    /// Names interpreter and packages; `forebay env show` knows it.
+    pub hash: String,
+    /// `3.11.7`
+    pub python: String,
+    /// Package to version.
+    pub packages: std::collections::BTreeMap<String, String>,
+    /// Its versions are those of the project's `forebay.lock`.
+    pub pinned: bool,
 }
 
 /// Bytes of tables, by how they got into shared memory.

@@ -3,6 +3,7 @@
 //! ```text
 //! <state>/jobs/<uuid v7>/job.json    one api::Job, replaced in one step
 //! <state>/jobs/<uuid v7>/log.jsonl   {"timestamp","node","stream","line"} a line
+//! <state>/jobs/<uuid v7>/environments/<hash>.lock   exact packages of an environment, with the hashes of their files
 //! ```
 //!
 //! Invariants: only the daemon that holds the home's lock writes here; a record that says `RUNNING` while no
@@ -107,7 +108,8 @@ impl Jobs {
         let log = File::options().create(true).append(true).open(&path).map_err(Error::storage("create", path))?;
         let cancel = Cancel::default();
         self.lock().insert(job.id.clone(), Running { cancel: cancel.clone() });
-        Ok(JobHandle { jobs: Arc::clone(self), job: Some(job), cancel, log: Mutex::new(Log { file: log, bytes: 0 }) })
+        let log = Mutex::new(Log { file: log, bytes: 0 });
+        Ok(JobHandle { jobs: Arc::clone(self), job: Some(job), cancel, log, environments: Mutex::default() })
     }
 
     /// Replaces the record of a job that does not run.
@@ -243,6 +245,7 @@ pub struct JobHandle {
     job: Option<api::Job>,
     cancel: Cancel,
     log: Mutex<Log>,
+    environments: Mutex<Vec<api::Environment>>,
 }
 
 impl JobHandle {
@@ -274,6 +277,28 @@ impl JobHandle {
         if let Err(error) = log.file.write_all(entry.as_bytes()) {
             tracing::warn!(job = self.id(), %error, "could not write the log of a job");
         }
+    }
+
+    /// Remembers an environment that its functions have, and keeps its lock.
+    pub fn keep_environment(&self, environment: &forebay_worker::Environment, pinned: bool) {
+        let mut kept = self.environments.lock().unwrap_or_else(PoisonError::into_inner);
+        if kept.iter().any(|known| known.hash == environment.hash) {
+            return;
+        }
+        let packages = environment.packages.iter().cloned().collect();
+        kept.push(api::Environment { hash: environment.hash.clone(), python: environment.version.clone(), packages, pinned });
+        let folder = self.jobs.dir.join(self.id()).join("environments");
+        let file = folder.join(format!("{}.lock", environment.hash));
+        let write = || std::fs::create_dir_all(&folder).and_then(|()| std::fs::write(&file, environment.lock_text()));
+        if let Err(error) = write() {
+            tracing::warn!(job = self.id(), %error, "could not keep the lock of an environment");
+        }
+    }
+
+    /// The environments that its functions have had so far.
+    #[must_use]
+    pub fn environments(&self) -> Vec<api::Environment> {
+        self.environments.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Ends the job: writes its record, then wakes who waits for it.

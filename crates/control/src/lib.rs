@@ -6,7 +6,7 @@
 //!
 //! - [`home`], [`config`]: where things are, and which settings are in force;
 //! - [`api`]: the protocol; [`client`] speaks it, [`server`] answers it;
-//! - `jobs`: records of what ran; `project`: immutable copies of sources; `runs`: the transaction.
+//! - [`project`]: immutable copies of sources; `jobs`: records of what ran; `runs`: the transaction.
 //!
 //! Invariants: no row of user data passes here (functions read and write them, in processes of their own);
 //! one daemon per home; a target branch moves once per run, or not at all.
@@ -22,7 +22,7 @@ pub mod home;
 mod imports;
 mod jobs;
 mod limits;
-mod project;
+pub mod project;
 mod queries;
 mod refs;
 mod runs;

@@ -1,6 +1,7 @@
 //! A project's sources as one immutable folder: what a run reads cannot change under it.
 //!
-//! The root's `*.py`, `*.sql` and project files, and every `*.py` of sub-folders, are copied to
+//! The root's `*.py`, `*.sql` and project files, what says which packages it needs (`pyproject.toml`, `requirements*.txt`,
+//! `forebay.lock`), and every `*.py` of sub-folders, are copied to
 //! `<state>/projects/<sha-256 of paths and contents>/`. Files that the project's own `.gitignore` files name,
 //! hidden files and virtual environments are left out.
 //!
@@ -19,6 +20,9 @@ use crate::limits::{PROJECT_BYTES_MAX, PROJECT_FILES_MAX, PROJECTS_KEPT_MAX, SOU
 
 /// Names of project files. More than one at a time is the planner's error to tell.
 pub const PROJECT_FILES: [&str; 3] = ["forebay.toml", "bauplan_project.yml", "bauplan_project.yaml"];
+
+/// Files of the root that say which packages a project needs, beside `requirements*.txt`.
+const PACKAGE_FILES: [&str; 2] = ["pyproject.toml", "forebay.lock"];
 
 /// A copied project.
 #[derive(Debug)]
@@ -110,7 +114,11 @@ fn is_source(entry: &ignore::DirEntry) -> bool {
     let name = entry.file_name().to_string_lossy();
     let extension = entry.path().extension();
     let is = |wanted: &str| extension.is_some_and(|extension| extension == wanted);
-    is("py") || (entry.depth() == 1 && (is("sql") || PROJECT_FILES.contains(&name.as_ref())))
+    let is_requirements = |folder: &Path| folder.file_name().is_some_and(|folder| folder == "requirements");
+    let of_root = || is("sql") || PROJECT_FILES.contains(&name.as_ref()) || PACKAGE_FILES.contains(&name.as_ref());
+    is("py")
+        || (entry.depth() == 1 && (of_root() || (name.starts_with("requirements") && is("txt"))))
+        || (entry.depth() == 2 && is("txt") && entry.path().parent().is_some_and(is_requirements))
 }
 
 /// The path below the project, with `/`; `None` for a name that is not Unicode (Python could not import it).
@@ -132,12 +140,20 @@ fn digest(files: &Files) -> String {
 }
 
 fn sources(files: &Files) -> Result<Sources> {
-    let at_root = files.iter().filter(|(path, _)| !path.contains('/'));
-    let files = at_root.map(|(path, bytes)| match std::str::from_utf8(bytes) {
-        Ok(text) => Ok(SourceFile { path: path.clone(), text: text.to_owned() }),
-        Err(_) => Err(Error::NotText { file: path.clone() }),
+    // The worker reads the lock itself.
+    let read = files.iter().filter(|(path, _)| path.as_str() != "forebay.lock");
+    let files = read.filter_map(|(path, bytes)| match std::str::from_utf8(bytes) {
+        Ok(text) => Some(Ok(SourceFile { path: path.clone(), text: text.to_owned() })),
+        // Of helpers, only the interpreter needs the text.
+        Err(_) if path.contains('/') => None,
+        Err(_) => Some(Err(Error::NotText { file: path.clone() })),
     });
     Ok(Sources { files: files.collect::<Result<_>>()? })
+}
+
+/// What the planner reads of the project at `folder`, without a copy of it.
+pub fn read_sources(folder: &Path) -> Result<Sources> {
+    sources(&read(folder)?)
 }
 
 fn copy(files: &Files, projects: &Path, dir: &Path) -> Result<()> {
@@ -254,6 +270,11 @@ mod tests {
             ("lib/__init__.py", "d"),
             ("lib/deep/util.py", "e"),
             ("lib/other.sql", "x"),
+            ("requirements-dev.txt", "f"),
+            ("pyproject.toml", "g"),
+            ("forebay.lock", "h"),
+            ("requirements/base.txt", "i"),
+            ("lib/notes.txt", "x"),
             ("secret.py", "x"),
             ("lib/ignored.py", "x"),
             (".gitignore", "secret.py\n"),
@@ -265,12 +286,21 @@ mod tests {
         ]);
         let project = context.snapshot().unwrap();
         let paths: Vec<&str> = project.sources.files.iter().map(|file| file.path.as_str()).collect();
-        assert_eq!(paths, ["forebay.toml", "models.py", "top.sql"]);
+        let read_by_planner = [
+            "forebay.toml",
+            "lib/__init__.py",
+            "lib/deep/util.py",
+            "models.py",
+            "pyproject.toml",
+            "requirements-dev.txt",
+            "requirements/base.txt",
+            "top.sql",
+        ];
+        assert_eq!(paths, read_by_planner);
         let copied = read(&project.dir).unwrap();
-        assert_eq!(
-            copied.keys().collect::<Vec<_>>(),
-            ["forebay.toml", "lib/__init__.py", "lib/deep/util.py", "models.py", "top.sql"]
-        );
+        let mut expected = [&read_by_planner[..], &["forebay.lock"]].concat();
+        expected.sort_unstable();
+        assert_eq!(copied.keys().collect::<Vec<_>>(), expected);
         let mode = |path: &str| std::fs::metadata(project.dir.join(path)).unwrap().permissions().mode() & 0o777;
         assert_eq!((mode("models.py"), mode("lib/deep"), mode("")), (0o444, 0o555, 0o555));
     }

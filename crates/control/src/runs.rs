@@ -89,6 +89,7 @@ fn empty_result(job: &JobHandle, status: &str) -> RunResult {
         status: status.to_owned(),
         at: None,
         nodes: Vec::new(),
+        environments: Vec::new(),
         bytes: api::Bytes::default(),
         error: None,
         failed_branch: None,
@@ -156,6 +157,7 @@ impl Attempt<'_> {
                 result.error = Some(cancelled.unwrap_or(stopped.error));
             }
         }
+        result.environments = self.job.environments();
         result.bytes = result.nodes.iter().map(NodeResult::moved).sum();
         // The target as it is now, which is another's work if this run failed.
         result.at = self.session.resolve(&self.run.at).ok().map(crate::refs::wire);
@@ -353,7 +355,10 @@ fn plan_event(planned: &Planned) -> Event {
 pub(crate) fn execute(session: &Session<'_>, job: &JobHandle, execution: &Execution) -> Result<Outcome, api::Error> {
     let worker = session.service.worker()?;
     let token = worker_token(job);
-    let events = |event: WorkerEvent| session.emit(job, &wire_event(event, &execution.plan));
+    let events = |event: WorkerEvent| match event {
+        WorkerEvent::EnvironmentReady { environment, pinned } => job.keep_environment(&environment, pinned),
+        other => session.emit(job, &wire_event(other, &execution.plan)),
+    };
     Ok(worker.execute(execution, &events, &token))
 }
 
@@ -380,6 +385,10 @@ fn wire_event(event: WorkerEvent, plan: &PhysicalPlan) -> Event {
         WorkerEvent::Warning { text } => Event::Warning { text },
         WorkerEvent::EnvironmentProgress { environment, text } => {
             Event::Log { node: environment, stream: "system".to_owned(), line: text }
+        }
+        WorkerEvent::EnvironmentReady { environment, .. } => {
+            let line = format!("environment {}", environment.hash);
+            Event::Log { node: String::new(), stream: "system".to_owned(), line }
         }
     }
 }

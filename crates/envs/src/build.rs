@@ -11,14 +11,19 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::interpreters::Interpreter;
-use crate::resolve::Lock;
-use crate::{Environment, Error, Tools, uv};
+use crate::lock::{LOCK_FILE, Lock};
+use crate::store::{self, Layer};
+use crate::tree::{self, Clash, Problem};
+use crate::{Environment, Error, Requirement, Tools, shelf, uv};
 
 /// The file that describes a finished environment, inside it.
 const DESCRIPTION: &str = "forebay.json";
 
 /// How soon a cancel is noticed while another process makes the same environment.
 const CANCEL_CHECK: Duration = Duration::from_millis(100);
+
+/// Damaged layers that are fetched again before a build gives up.
+const DAMAGED_MAX: usize = 64;
 
 /// Imports the declared packages, which also writes their byte code. Prints `{"package","version","error"}` of the
 /// first that does not import. A package's module is the one named like it, else the first of its modules that imports.
@@ -46,17 +51,30 @@ for name in sys.argv[1:]:
             error = None
             break
         except BaseException as problem:
-            error = error or "".join(traceback.format_exception_only(type(problem), problem)).strip()
+            error = error or "\n".join("".join(traceback.format_exception(type(problem), problem, problem.__traceback__)).strip().split("\n")[-6:])
     if error:
-        print("\n" + json.dumps({"package": name, "version": version, "error": error[:2000]}))
+        print("\n" + json.dumps({"package": name, "version": version, "error": error[-2000:]}))
         sys.exit(3)
 "#;
 
-#[derive(Serialize, Deserialize)]
-struct Description {
-    version: String,
-    interpreter: PathBuf,
-    packages: BTreeMap<String, String>,
+/// What is written about a finished environment.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Description {
+    pub version: String,
+    pub interpreter: PathBuf,
+    pub packages: BTreeMap<String, String>,
+    /// What was asked for.
+    pub requirements: Vec<String>,
+    /// Keys of its layers; of two that hold the same path, the first counts.
+    pub layers: Vec<String>,
+    /// Path, package whose file is there, package whose file is not.
+    pub clashes: Vec<(String, String, String)>,
+}
+
+/// An environment with its description.
+pub(crate) struct Described {
+    pub environment: Environment,
+    pub description: Description,
 }
 
 #[derive(Deserialize)]
@@ -67,45 +85,85 @@ struct BrokenImport {
 }
 
 /// Opens a finished environment; fails if it is not there, or if its interpreter has gone.
-pub fn open(folder: &Path) -> io::Result<Environment> {
+pub(crate) fn open(folder: &Path, store: &Path) -> io::Result<Described> {
     let description: Description = serde_json::from_slice(&std::fs::read(folder.join(DESCRIPTION))?)?;
     let python = folder.join("bin/python");
     // Follows the link to the interpreter the environment was made with.
     std::fs::metadata(&python)?;
     let hash = folder.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    let packages = description.packages.into_iter().collect();
-    Ok(Environment { hash, folder: folder.to_owned(), python, version: description.version, packages })
+    let packages = description.packages.clone().into_iter().collect();
+    let layers = description.layers.iter().map(|key| store.join(key).join("tree")).collect();
+    let version = description.version.clone();
+    let environment = Environment { hash, folder: folder.to_owned(), python, version, packages, layers, lease: None };
+    Ok(Described { environment, description })
 }
 
-/// Makes the environment `name` unless it is there. Exactly one builder at a time; the others wait for it.
-pub fn build(tools: &Tools<'_>, name: &str, lock: &Lock, interpreter: &Interpreter, imports: &[&str]) -> Result<(), Error> {
-    let place = tools.folder.join(name);
-    if open(&place).is_ok() {
-        return Ok(());
+/// Opens an environment and looks at every file of it: one `stat` each. Fails if one is not what was unpacked.
+pub(crate) fn open_intact(folder: &Path, store: &Path) -> io::Result<Described> {
+    let described = open(folder, store)?;
+    let clashes: Vec<&str> = described.description.clashes.iter().map(|(path, _, _)| path.as_str()).collect();
+    for key in &described.description.layers {
+        let layer = store::open(store, key)?;
+        let damaged = layer
+            .files
+            .iter()
+            .find(|file| !clashes.contains(&file.path.as_str()) && !store::is_intact(&folder.join(&file.path), file));
+        if let Some(file) = damaged {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, format!("`{}` has changed", file.path)));
+        }
     }
-    let _guard = take_lock(tools, &tools.folder.join(format!("{name}.lock")))?;
-    if open(&place).is_ok() {
-        return Ok(());
+    Ok(described)
+}
+
+/// What is built.
+pub(crate) struct Wanted<'a> {
+    /// Hash of lock and interpreter.
+    pub name: &'a str,
+    pub lock: &'a Lock,
+    pub interpreter: &'a Interpreter,
+    /// What was asked for.
+    pub requirements: &'a [Requirement],
+}
+
+/// Makes the environment unless it is there. Exactly one builder at a time; the others wait for it. Gives the layers of one
+/// that was made just now.
+pub(crate) fn build(tools: &Tools<'_>, wanted: &Wanted<'_>) -> Result<Option<Vec<Layer>>, Error> {
+    let (name, lock, interpreter) = (wanted.name, wanted.lock, wanted.interpreter);
+    let place = tools.folder.join(name);
+    let is_there = || open_intact(&place, tools.store).is_ok();
+    if is_there() {
+        return Ok(None);
+    }
+    let _guard = take_lock(tools, &shelf::lock_file(tools.folder, name))?;
+    if is_there() {
+        return Ok(None);
     }
     remove_leftovers(tools.folder, name)?;
     let prefix = format!("{name}.building-");
-    let site = tempfile::Builder::new().prefix(&prefix).tempdir_in(tools.folder).map_err(Error::io("create", tools.folder))?;
-    fill(tools, site.path(), lock, interpreter)?;
-    try_imports(tools, site.path(), lock, interpreter, imports)?;
+    let staging = tempfile::Builder::new().prefix(&prefix).tempdir_in(tools.folder).map_err(Error::io("create", tools.folder))?;
+    let site = staging.path().join("site");
+    let (layers, clashes) = fill(tools, staging.path(), &site, lock, interpreter)?;
+    let imports: Vec<&str> = wanted.requirements.iter().map(|requirement| requirement.name.as_str()).collect();
+    try_imports(tools, &site, lock, interpreter, &imports)?;
+    tree::harvest_byte_code(&site, &layers);
     let description = Description {
         version: interpreter.version.clone(),
         interpreter: interpreter.path.clone(),
         packages: lock.packages.clone(),
+        requirements: wanted.requirements.iter().map(ToString::to_string).collect(),
+        layers: layers.iter().map(|layer| layer.key.clone()).collect(),
+        clashes: clashes.into_iter().map(|clash| (clash.path, clash.taken, clash.left)).collect(),
     };
+    write(&site.join(LOCK_FILE), lock.text.as_bytes())?;
     let text = serde_json::to_vec_pretty(&description).map_err(|error| Error::io("write", DESCRIPTION)(error.into()))?;
-    let file = site.path().join(DESCRIPTION);
-    std::fs::write(&file, text).map_err(Error::io("write", file))?;
-    let site = site.keep();
-    std::fs::rename(&site, &place).map_err(|error| {
-        // The error that matters is the rename's; the leftover is removed by the next builder.
-        let _ = std::fs::remove_dir_all(&site);
-        Error::io("create", &place)(error)
-    })
+    // Last: an environment without it is not there.
+    write(&site.join(DESCRIPTION), &text)?;
+    std::fs::rename(&site, &place).map_err(Error::io("create", &place))?;
+    Ok(Some(layers))
+}
+
+fn write(path: &Path, bytes: &[u8]) -> Result<(), Error> {
+    std::fs::write(path, bytes).map_err(Error::io("write", path))
 }
 
 /// What interrupted builders left, and an environment whose interpreter has gone.
@@ -123,7 +181,7 @@ fn remove_leftovers(folder: &Path, name: &str) -> Result<(), Error> {
 
 /// Waits for another builder of the same environment, in a thread of its own so that a cancel is noticed.
 fn take_lock(tools: &Tools<'_>, path: &Path) -> Result<File, Error> {
-    let file = File::options().create(true).append(true).open(path).map_err(Error::io("open", path))?;
+    let file = shelf::open_lock(path).map_err(Error::io("open", path))?;
     match file.try_lock() {
         Ok(()) => return Ok(file),
         Err(TryLockError::WouldBlock) => {}
@@ -143,34 +201,37 @@ fn take_lock(tools: &Tools<'_>, path: &Path) -> Result<File, Error> {
     }
 }
 
-/// An empty virtual environment, then the packages of the lock.
-pub(crate) fn fill(tools: &Tools<'_>, site: &Path, lock: &Lock, interpreter: &Interpreter) -> Result<(), Error> {
-    let (folder, python) = (site.to_string_lossy(), interpreter.path.to_string_lossy());
-    // Relocatable: it is renamed when it is ready.
-    let venv = ["venv", "--relocatable", "--no-project", "--allow-existing", "--python", &python, &folder];
-    let output = uv::run(uv::command(tools.uv, tools.folder, venv), "", tools.watch)?;
-    let failed = |uv| Error::Install { packages: lock.listing(""), uv };
-    if !output.status.success() {
-        return Err(failed(uv::message_of(&output)));
+/// An empty virtual environment, then a link for every file of the lock's packages.
+pub(crate) fn fill(
+    tools: &Tools<'_>,
+    staging: &Path,
+    site: &Path,
+    lock: &Lock,
+    interpreter: &Interpreter,
+) -> Result<(Vec<Layer>, Vec<Clash>), Error> {
+    // Nobody removes layers meanwhile.
+    let _held = shelf::hold_store(tools.store).map_err(Error::io("lock", tools.store))?;
+    for _ in 0..DAMAGED_MAX {
+        let layers = store::ensure(tools, staging, lock, interpreter)?;
+        remove_if_there(site)?;
+        tree::skeleton(site, interpreter)?;
+        match tree::assemble(site, &layers) {
+            Ok(clashes) => return Ok((layers, clashes)),
+            Err(Problem::Failed(error)) => return Err(error),
+            Err(Problem::Damaged(key)) => {
+                tools.watch.progress("a file in the store of packages has changed: fetching its package again");
+                store::discard(tools.store, &key)?;
+            }
+        }
     }
-    if lock.packages.is_empty() {
-        return Ok(());
+    Err(Error::Install { packages: lock.listing(""), uv: "files in the store of packages change all the time".to_owned() })
+}
+
+fn remove_if_there(folder: &Path) -> Result<(), Error> {
+    match std::fs::remove_dir_all(folder) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::io("remove", folder)(error)),
+        _ => Ok(()),
     }
-    tools.watch.progress(&format!("installing {} packages", lock.packages.len()));
-    let file = site.join("forebay.lock");
-    std::fs::write(&file, &lock.text).map_err(Error::io("write", &file))?;
-    let (python, file) = (site.join("bin/python"), file.to_string_lossy());
-    let python = python.to_string_lossy();
-    let install = ["pip", "install", "--python", &python, "--no-deps", "--require-hashes", "--requirement", &file];
-    let run = |offline: bool| {
-        let arguments = install.iter().copied().chain(offline.then_some("--offline"));
-        uv::run(uv::command(tools.uv, tools.folder, arguments), "", tools.watch)
-    };
-    let mut output = run(true)?;
-    if !output.status.success() && !tools.offline {
-        output = run(false)?;
-    }
-    if output.status.success() { Ok(()) } else { Err(failed(uv::message_of(&output))) }
 }
 
 pub(crate) fn try_imports(

@@ -78,6 +78,42 @@ pub enum Error {
         /// The cause.
         source: io::Error,
     },
+    /// A package without a wheel did not build.
+    #[error("could not build a package of {packages} from its sources")]
+    Build {
+        /// `pandas==2.0.3, pyarrow`
+        packages: String,
+        /// What uv says, cleaned.
+        uv: String,
+    },
+    /// No space left.
+    #[error("could not make the environment: the disk is full")]
+    DiskFull {
+        /// Where.
+        path: PathBuf,
+        /// What was said.
+        cause: String,
+    },
+    /// The project's `forebay.lock` cannot be used.
+    #[error("could not read `forebay.lock`")]
+    Lock {
+        /// Why not.
+        why: String,
+    },
+    /// No environment, or more than one, has this hash.
+    #[error("could not find the environment `{hash}`")]
+    NotFound {
+        /// As given.
+        hash: String,
+        /// Hashes that begin so.
+        matches: Vec<String>,
+    },
+    /// The project's `forebay.lock` is not what its files ask for.
+    #[error("`forebay.lock` is stale")]
+    Stale {
+        /// Environments it says nothing about, or too much.
+        why: Vec<String>,
+    },
     /// The caller gave up.
     #[error("the environment was not made: cancelled")]
     Cancelled,
@@ -86,7 +122,22 @@ pub enum Error {
 impl Error {
     pub(crate) fn io(verb: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
         let path = path.into();
-        move |source| Self::Io { verb, path, source }
+        move |source| match source.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::DiskFull { path, cause: source.to_string() },
+            _ => Self::Io { verb, path, source },
+        }
+    }
+
+    /// What uv's words mean: a full disk, a package that does not build, or something else.
+    pub(crate) fn install(packages: String, uv: String, folder: &std::path::Path) -> Self {
+        let says = |words: &[&str]| words.iter().any(|word| uv.contains(word));
+        if says(&["No space left on device", "os error 28", "Disk quota exceeded", "os error 122"]) {
+            return Self::DiskFull { path: folder.to_owned(), cause: uv };
+        }
+        if says(&["Failed to build", "build backend", "Build backend", "Failed to download and build"]) {
+            return Self::Build { packages, uv };
+        }
+        Self::Install { packages, uv }
     }
 }
 
@@ -124,6 +175,25 @@ impl Coded for Error {
             Self::Io { source, .. } => Report::new("ENV0007", Fault::Platform, message)
                 .with_cause(source)
                 .with_hint("check permissions and free space of the cache folder"),
+            Self::Build { uv, .. } => Report::new("ENV0009", Fault::Request, message)
+                .with_cause(uv)
+                .with_hint("use a version that has a wheel for this Python, or install what the build misses (often a compiler or headers)"),
+            Self::DiskFull { path, cause } => Report::new("ENV0010", Fault::Platform, message)
+                .with_cause(cause)
+                .with_cause(format!("in `{}`", path.display()))
+                .with_hint("free some space; `forebay env gc --max-size 5G` removes the environments that were not used for longest"),
+            Self::Lock { why } => Report::new("ENV0011", Fault::Request, message)
+                .with_cause(why)
+                .with_hint("write it anew: `forebay env lock`"),
+            Self::NotFound { matches, .. } => {
+                let report = Report::new("ENV0012", Fault::Request, message);
+                let report = if matches.is_empty() { report } else { report.with_cause(format!("it could be {}", matches.join(", "))) };
+                report.with_hint("list environments with `forebay env ls`")
+            }
+            Self::Stale { why } => {
+                let report = Report::new("ENV0013", Fault::Request, message);
+                why.iter().fold(report, |report, why| report.with_cause(why)).with_hint("write it anew: `forebay env lock`")
+            }
             Self::Cancelled => Report::new("ENV0008", Fault::Request, message),
         }
     }

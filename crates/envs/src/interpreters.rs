@@ -11,6 +11,9 @@ use crate::{Error, Quiet, Watch, uv};
 /// Interpreters looked at; a machine with more has something wrong.
 const CANDIDATES_MAX: usize = 256;
 
+/// Oldest Python 3 that functions may have.
+const OLDEST_MINOR: u32 = 9;
+
 /// An interpreter that was run and answered.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Interpreter {
@@ -18,6 +21,14 @@ pub struct Interpreter {
     pub path: PathBuf,
     /// `3.11.7`
     pub version: String,
+}
+
+impl Interpreter {
+    /// `3.11` of `3.11.7`.
+    #[must_use]
+    pub fn minor(&self) -> &str {
+        minor(&self.version)
+    }
 }
 
 /// Finds an interpreter of `major.minor`, or downloads one with uv if that is allowed.
@@ -29,20 +40,23 @@ pub fn find(wanted: &str, extra: &[PathBuf], downloader: Option<&Path>, watch: &
     let mut download = None;
     if let Some(uv) = downloader {
         watch.progress(&format!("downloading Python {wanted}"));
-        let mut command = uv::command(uv, Path::new("/"), ["python", "install", wanted]);
-        command.env("UV_PYTHON_DOWNLOADS", "manual").env("UV_HTTP_TIMEOUT", "30");
+        let mut command = uv::talking_command(uv, Path::new("/"), ["python", "install", wanted]);
+        command.env("UV_PYTHON_DOWNLOADS", "manual").env("UV_HTTP_TIMEOUT", "30").env("UV_HTTP_RETRIES", "1");
         let output = uv::run(command, "", watch)?;
         if output.status.success() {
             if let Some(found) = best(&self::candidates(extra), wanted, watch)? {
                 return Ok(found);
             }
         } else {
-            download = uv::message_of(&output).lines().last().map(str::to_owned);
+            // The first line names what was wanted, the last the reason.
+            let said = uv::message_of(&output);
+            let reason = said.lines().last().map(|line| line.trim().trim_start_matches("cause: ").to_owned());
+            download = reason.filter(|reason| !reason.is_empty());
         }
     }
-    let mut found: Vec<String> =
-        candidates.iter().filter_map(|path| Some(format!("{} (`{}`)", version_in_name(path)?, path.display()))).collect();
+    let mut found: Vec<(u32, String)> = candidates.iter().filter_map(|path| told(path)).collect();
     found.sort();
+    let found = found.into_iter().map(|(_, text)| text).collect();
     Err(Error::NoInterpreter { wanted: wanted.to_owned(), found, download })
 }
 
@@ -96,6 +110,13 @@ fn ask(path: &Path, watch: &dyn Watch) -> Result<Option<String>, Error> {
         Err(Error::Cancelled) => Err(Error::Cancelled),
         Err(_) => Ok(None),
     }
+}
+
+/// A candidate for a message, with its minor version to sort by; nothing too old for any function.
+fn told(path: &Path) -> Option<(u32, String)> {
+    let version = version_in_name(path)?;
+    let minor: u32 = version.strip_prefix("3.")?.parse().ok()?;
+    (minor >= OLDEST_MINOR).then(|| (minor, format!("{version} (`{}`)", path.display())))
 }
 
 /// `3.11` of `…/bin/python3.11`.

@@ -3,48 +3,34 @@
 //! Offline first when the user left no choice of versions, because uv then needs no index (100 ms instead of 200 to
 //! 800); otherwise online first, because "the newest 2.0.x" must not depend on what happens to be in a cache.
 
-use std::collections::BTreeMap;
-
 use crate::interpreters::Interpreter;
-use crate::{Error, Requirement, Tools, compatibility, uv, version};
+use crate::lock::Lock;
+use crate::{Error, Requirement, Tools, compatibility, uv};
 
-/// A resolved set of packages.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Lock {
-    /// A requirements file with hashes.
-    pub text: String,
-    /// Package to version.
-    pub packages: BTreeMap<String, String>,
-}
-
-impl Lock {
-    fn parse(text: String) -> Self {
-        let pins = text.lines().filter(|line| !line.starts_with([' ', '#'])).filter_map(|line| {
-            let (name, rest) = line.split_once("==")?;
-            let version = rest.split([' ', ';', '\\']).next()?;
-            let name = name.split('[').next()?;
-            Some((version::normalise(name), version.to_owned()))
-        });
-        let packages = pins.collect();
-        Self { text, packages }
-    }
-
-    /// `numpy 1.26.4, pandas 2.0.3`, all but one.
-    pub fn listing(&self, without: &str) -> String {
-        let others = self.packages.iter().filter(|(name, _)| *name != without);
-        others.map(|(name, version)| format!("{name} {version}")).collect::<Vec<_>>().join(", ")
-    }
+/// What to resolve.
+pub(crate) struct Question<'a> {
+    /// What was asked for.
+    pub asked: &'a [Requirement],
+    /// `3.11`
+    pub python: &'a str,
+    /// The interpreter it is for.
+    pub interpreter: &'a Interpreter,
+    /// An older lock, whose versions are kept where they can be.
+    pub preferences: &'a str,
+    /// Ask the index even if the user left no choice.
+    pub fresh: bool,
 }
 
 /// Resolves, and resolves again if an undeclared break is in the result.
-pub fn resolve(tools: &Tools<'_>, asked: &[Requirement], python: &str, interpreter: &Interpreter) -> Result<Lock, Error> {
+pub(crate) fn resolve(tools: &Tools<'_>, question: &Question<'_>) -> Result<Lock, Error> {
+    let asked = question.asked;
     if asked.is_empty() {
         return Ok(Lock::parse(String::new()));
     }
     let names: Vec<String> = asked.iter().map(ToString::to_string).collect();
     let names = names.join(", ");
-    tools.watch.progress(&format!("resolving {names} for Python {python}"));
-    let attempt = |constraints: &[String]| compile(tools, asked, constraints, &names, python, interpreter);
+    tools.watch.progress(&format!("resolving {names} for Python {}", question.python));
+    let attempt = |constraints: &[String]| compile(tools, question, constraints, &names);
     let lock = attempt(&[])?;
     let constraints = compatibility::missing_constraints(&lock.packages, asked);
     if constraints.is_empty() {
@@ -58,27 +44,27 @@ pub fn resolve(tools: &Tools<'_>, asked: &[Requirement], python: &str, interpret
     }
 }
 
-fn compile(
-    tools: &Tools<'_>,
-    asked: &[Requirement],
-    constraints: &[String],
-    names: &str,
-    python: &str,
-    interpreter: &Interpreter,
-) -> Result<Lock, Error> {
+fn compile(tools: &Tools<'_>, question: &Question<'_>, constraints: &[String], names: &str) -> Result<Lock, Error> {
+    let asked = question.asked;
     let input: String =
         asked.iter().map(ToString::to_string).chain(constraints.iter().cloned()).map(|line| line + "\n").collect();
-    let path = interpreter.path.to_string_lossy();
+    let path = question.interpreter.path.to_string_lossy();
+    // uv keeps the versions it finds in the file it is about to write.
+    let output_file = tempfile::Builder::new().prefix("lock-").suffix(".txt").tempfile_in(tools.folder);
+    let output_file = output_file.map_err(Error::io("create", tools.folder))?;
+    let file = output_file.path().to_string_lossy();
     let mut arguments = vec!["pip", "compile", "-", "--python", &path, "--generate-hashes", "--no-header", "--no-annotate"];
+    arguments.extend(["--no-emit-index-url", "--no-emit-find-links", "--output-file", &file]);
     for package in compatibility::WHEELS_ONLY {
         arguments.extend(["--only-binary", package]);
     }
     let run = |offline: bool| {
+        std::fs::write(output_file.path(), question.preferences).map_err(Error::io("write", output_file.path()))?;
         let extra = offline.then_some("--offline");
         uv::run(uv::command(tools.uv, tools.folder, arguments.iter().copied().chain(extra)), &input, tools.watch)
     };
     // The last named requirement is usually the runtime's own; only what the user wrote decides.
-    let no_choice = asked.iter().all(|r| r.is_exact() || r.name == "pyarrow");
+    let no_choice = !question.fresh && asked.iter().all(|r| r.is_exact() || r.name == "pyarrow");
     let mut output = run(tools.offline || no_choice)?;
     if !output.status.success() && !tools.offline {
         let first = output;
@@ -89,22 +75,17 @@ fn compile(
         }
     }
     if output.status.success() {
-        return Ok(Lock::parse(String::from_utf8_lossy(&output.stdout).into_owned()));
+        let text = std::fs::read_to_string(output_file.path()).map_err(Error::io("read", output_file.path()))?;
+        return Ok(Lock::parse(text));
     }
-    let hint = compatibility::python_advice(asked, python);
-    Err(Error::Resolve { packages: names.to_owned(), python: python.to_owned(), uv: uv::message_of(&output), hint })
+    Err(failure(question, names, uv::message_of(&output)))
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_lock_is_read() {
-        let text = "numpy==1.26.4 \\\n    --hash=sha256:aa \\\n    --hash=sha256:bb\nPython_Dateutil==2.9.0.post0 ; python_version < '4'\n# x\n";
-        let lock = Lock::parse(text.to_owned());
-        let packages: Vec<_> = lock.packages.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
-        assert_eq!(packages, [("numpy", "1.26.4"), ("python-dateutil", "2.9.0.post0")]);
-        assert_eq!(lock.listing("numpy"), "python-dateutil 2.9.0.post0");
+fn failure(question: &Question<'_>, names: &str, uv: String) -> Error {
+    let hint = compatibility::python_advice(question.asked, question.python);
+    match Error::install(names.to_owned(), uv, std::path::Path::new("")) {
+        // What failed is a build for its metadata, or the disk; anything else is a resolution.
+        Error::Install { packages, uv } => Error::Resolve { packages, python: question.python.to_owned(), uv, hint },
+        other => other,
     }
 }

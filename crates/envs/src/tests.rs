@@ -50,6 +50,11 @@ fn every_error_has_its_code() {
         (Error::Version { package: text(), version: text(), why: text() }, "ENV0006"),
         (Error::Io { verb: "open", path: PathBuf::new(), source: io() }, "ENV0007"),
         (Error::Cancelled, "ENV0008"),
+        (Error::Build { packages: text(), uv: text() }, "ENV0009"),
+        (Error::DiskFull { path: PathBuf::new(), cause: text() }, "ENV0010"),
+        (Error::Lock { why: text() }, "ENV0011"),
+        (Error::NotFound { hash: text(), matches: vec![] }, "ENV0012"),
+        (Error::Stale { why: vec![] }, "ENV0013"),
     ];
     for (error, code) in errors {
         assert_eq!(error.report().code.0, code);
@@ -60,8 +65,9 @@ fn every_error_has_its_code() {
 fn a_missing_uv_is_env0001_and_a_bad_version_env0006() {
     let folder = tempfile::tempdir().unwrap();
     let environments = open(folder.path(), Some("/nowhere/uv".into()));
-    let code =
-        |packages: &[(&str, &str)]| environments.prepare(&request("3.11", packages, &[]), &Quiet).unwrap_err().report().code.0;
+    let code = |packages: &[(&str, &str)]| {
+        environments.prepare(&request("3.11", packages, &[]), None, &Quiet).unwrap_err().report().code.0
+    };
     assert_eq!(code(&[("pandas", "2.0")]), "ENV0001");
     assert_eq!(code(&[("pandas", "newest")]), "ENV0006");
 }
@@ -94,7 +100,7 @@ fn builds_once_and_then_remembers() {
     let Some(uv) = uv_or_skip() else { return };
     let folder = tempfile::tempdir().unwrap();
     let wanted = request(&python_here(), &[("six", "1.16")], &[]);
-    let environment = match open(folder.path(), Some(uv.clone())).prepare(&wanted, &Quiet) {
+    let environment = match open(folder.path(), Some(uv.clone())).prepare(&wanted, None, &Quiet) {
         Err(Error::Resolve { uv, .. } | Error::Install { uv, .. }) if is_network(&uv) => {
             return eprintln!("skipped: no package index: {uv}");
         }
@@ -106,15 +112,15 @@ fn builds_once_and_then_remembers() {
     assert!(String::from_utf8_lossy(&output.stdout).starts_with(&*environment.folder.to_string_lossy()), "{output:?}");
     // A new process finds it without uv, and without starting anything.
     let count = Counting::default();
-    let again = open(folder.path(), Some("/nowhere/uv".into())).prepare(&wanted, &count).unwrap();
+    let again = open(folder.path(), Some("/nowhere/uv".into())).prepare(&wanted, None, &count).unwrap();
     assert_eq!((again, *count.started.lock().unwrap()), (environment.clone(), 0));
     // Another spelling of the same set shares the folder; a half-removed environment is built again.
     let same =
-        open(folder.path(), Some(uv.clone())).prepare(&request(&python_here(), &[("six", "1.16.0")], &[]), &Quiet).unwrap();
+        open(folder.path(), Some(uv.clone())).prepare(&request(&python_here(), &[("six", "1.16.0")], &[]), None, &Quiet).unwrap();
     assert_eq!(same.hash, environment.hash);
     std::fs::remove_file(environment.folder.join("forebay.json")).unwrap();
     std::fs::create_dir(folder.path().join("envs").join(format!("{}.building-left", environment.hash))).unwrap();
-    let rebuilt = open(folder.path(), Some(uv)).prepare(&wanted, &Quiet).unwrap();
+    let rebuilt = open(folder.path(), Some(uv)).prepare(&wanted, None, &Quiet).unwrap();
     assert_eq!(rebuilt, environment);
     let names = folder.path().join("envs").read_dir().unwrap().map(|e| e.unwrap().file_name().into_string().unwrap());
     assert!(names.filter(|name| name.contains(".building-")).count() == 0);
@@ -126,11 +132,11 @@ fn what_does_not_exist_is_env0003_and_giving_up_env0008() {
     let folder = tempfile::tempdir().unwrap();
     let environments = open(folder.path(), Some(uv));
     let wanted = request(&python_here(), &[("forebay-no-such-package", "1.0.0")], &[]);
-    let report = environments.prepare(&wanted, &Quiet).unwrap_err().report();
+    let report = environments.prepare(&wanted, None, &Quiet).unwrap_err().report();
     assert_eq!(report.code.0, "ENV0003");
     assert!(report.causes[0].contains("forebay-no-such-package"), "{report}");
     let cancelled = Counting { cancelled: AtomicBool::new(true), ..Counting::default() };
-    assert_eq!(environments.prepare(&wanted, &cancelled).unwrap_err().report().code.0, "ENV0008");
+    assert_eq!(environments.prepare(&wanted, None, &cancelled).unwrap_err().report().code.0, "ENV0008");
 }
 
 #[test]
@@ -140,7 +146,7 @@ fn a_python_that_is_not_there_is_env0002() {
     let environments =
         Environments::open(Options { cache_dir: folder.path().to_owned(), uv: Some(uv), offline: true, ..Options::default() })
             .unwrap();
-    let report = environments.prepare(&request("3.77", &[], &[]), &Quiet).unwrap_err().report();
+    let report = environments.prepare(&request("3.77", &[], &[]), None, &Quiet).unwrap_err().report();
     assert_eq!(report.code.0, "ENV0002");
     assert!(report.hint.unwrap().contains("uv python install 3.77"));
 }
@@ -151,10 +157,11 @@ fn what_installs_but_does_not_import_is_env0005_and_cannot_install_env0004() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path().canonicalize().unwrap();
     let interpreter = interpreters::find(&python_here(), &[], None, &Quiet).unwrap();
-    let tools = Tools { uv: &uv, folder: &folder, offline: true, watch: &Quiet };
+    std::fs::create_dir(folder.join("store")).unwrap();
+    let tools = Tools { uv: &uv, folder: &folder, store: &folder.join("store"), offline: true, watch: &Quiet };
     let site = folder.join("site");
-    let nothing = resolve::resolve(&tools, &[], "3", &interpreter).unwrap();
-    build::fill(&tools, &site, &nothing, &interpreter).unwrap();
+    let nothing = Lock::parse(String::new());
+    build::fill(&tools, &folder, &site, &nothing, &interpreter).unwrap();
     let packages = site.join("lib").join(format!("python{}", python_here())).join("site-packages");
     std::fs::create_dir_all(packages.join("broken-1.0.dist-info")).unwrap();
     std::fs::write(packages.join("broken-1.0.dist-info/METADATA"), "Metadata-Version: 2.1\nName: broken\nVersion: 1.0\n")
@@ -164,10 +171,9 @@ fn what_installs_but_does_not_import_is_env0005_and_cannot_install_env0004() {
     let report = build::try_imports(&tools, &site, &nothing, &interpreter, &["broken"]).unwrap_err().report();
     assert_eq!(report.code.0, "ENV0005");
     assert!(report.to_string().contains("`broken` 1.0") && report.to_string().contains("dtype size changed"), "{report}");
-    let mut lock = nothing;
-    lock.text = "forebay-no-such-package==1.0.0 --hash=sha256:00\n".to_owned();
-    lock.packages.insert("forebay-no-such-package".to_owned(), "1.0.0".to_owned());
-    assert_eq!(build::fill(&tools, &folder.join("other"), &lock, &interpreter).unwrap_err().report().code.0, "ENV0004");
+    let lock = Lock::parse("forebay-no-such-package==1.0.0 --hash=sha256:00\n".to_owned());
+    let error = build::fill(&tools, &folder, &folder.join("other"), &lock, &interpreter).unwrap_err();
+    assert_eq!(error.report().code.0, "ENV0004");
 }
 
 /// `major.minor` of some interpreter of this machine.

@@ -65,8 +65,15 @@ pub fn run(mut command: Command, input: &str, watch: &dyn Watch) -> Result<Outpu
 
 /// A uv command line that never asks, never draws and never downloads an interpreter.
 pub fn command<I: IntoIterator<Item = S>, S: AsRef<OsStr>>(uv: &Path, folder: &Path, arguments: I) -> Command {
+    let mut command = talking_command(uv, folder, arguments);
+    command.arg("--quiet");
+    command
+}
+
+/// The same, for what says nothing about its failure when it is told to be quiet.
+pub fn talking_command<I: IntoIterator<Item = S>, S: AsRef<OsStr>>(uv: &Path, folder: &Path, arguments: I) -> Command {
     let mut command = Command::new(uv);
-    command.args(arguments).args(["--no-progress", "--color", "never", "--quiet"]).current_dir(folder);
+    command.args(arguments).args(["--no-progress", "--color", "never"]).current_dir(folder);
     command.env("UV_PYTHON_DOWNLOADS", "never").env("UV_NO_PROGRESS", "1").env_remove("VIRTUAL_ENV").env_remove("PYTHONPATH");
     command
 }

@@ -25,22 +25,29 @@ pub struct Requirement {
     /// `[sql,plot]`, or empty.
     extras: String,
     specifiers: VersionSpecifiers,
+    /// `python_version < "3.12"`, or empty. Only requirements files have markers.
+    marker: String,
 }
 
 impl Requirement {
     /// Reads a package name and a version as a user writes them.
     pub fn parse(name: &str, version: &str) -> Result<Self, Error> {
         let (name, extras) = parse_name(name)?;
+        let (version, marker) = version.split_once(';').unwrap_or((version, ""));
+        let marker = marker.trim();
         let wrong = |why: String| Error::Version { package: name.clone(), version: version.to_owned(), why };
         let specifiers = VersionSpecifiers::from_str(&specifier_text(version.trim()).map_err(wrong)?);
         let specifiers = specifiers.map_err(|error| wrong(error.to_string().lines().next().unwrap_or_default().to_owned()))?;
-        Ok(Self { name, extras, specifiers })
+        if marker.contains(['\n', '\r', '#', '@']) || version.contains("://") {
+            return Err(wrong("its condition could not be read".to_owned()));
+        }
+        Ok(Self { name, extras, specifiers, marker: marker.to_owned() })
     }
 
     /// A requirement that any version meets.
     #[must_use]
     pub fn any(name: &str) -> Self {
-        Self { name: normalise(name), extras: String::new(), specifiers: VersionSpecifiers::empty() }
+        Self { name: normalise(name), extras: String::new(), specifiers: VersionSpecifiers::empty(), marker: String::new() }
     }
 
     /// Whether one of these versions will do.
@@ -59,7 +66,8 @@ impl fmt::Display for Requirement {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}{}", self.name, self.extras)?;
         let specifiers: Vec<String> = self.specifiers.iter().map(|specifier| specifier.to_string()).collect();
-        f.write_str(&specifiers.join(","))
+        f.write_str(&specifiers.join(","))?;
+        if self.marker.is_empty() { Ok(()) } else { write!(f, " ; {}", self.marker) }
     }
 }
 
@@ -141,6 +149,8 @@ mod tests {
         check("pandas", "2.1rc1", "pandas==2.1rc1");
         check("pandas", "", "pandas");
         check("Scikit_Learn", "1.5.0", "scikit-learn==1.5.0");
+        check("tzdata", ">=1; sys_platform == 'win32'", "tzdata>=1 ; sys_platform == 'win32'");
+        check("tzdata", " ; python_version < '3.9'", "tzdata ; python_version < '3.9'");
         check("duckdb[all, fts]", "1.0", "duckdb[all,fts]==1.0.*");
     }
 

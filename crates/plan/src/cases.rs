@@ -58,7 +58,7 @@ fn parse(text: &str) -> Case {
             other => panic!("unknown section {other:?}"),
         }
     }
-    let project = |file: &SourceFile| file.path.ends_with(".toml") || file.path.contains("project.y");
+    let project = |file: &SourceFile| file.path == "forebay.toml" || file.path.contains("project.y");
     if !bare && !case.sources.files.iter().any(project) {
         let text = "[project]\nname = \"demo\"\n".to_owned();
         case.sources.files.push(SourceFile { path: "forebay.toml".to_owned(), text });

@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use pep440_rs::{Version, VersionSpecifiers};
 
-use crate::physical::EnvironmentSpec;
+use crate::physical::{Argument, ArgumentValue, EnvironmentSpec, TableForm};
 
 /// The Python of a project that does not name one.
 pub const DEFAULT_PYTHON: &str = "3.11";
@@ -46,20 +46,39 @@ pub(crate) fn check_package(name: &str, version: &str) -> Result<(), String> {
     if plain || VersionSpecifiers::from_str(&specifier).is_ok() { Ok(()) } else { Err(format!("`{version}` is not a version")) }
 }
 
-/// The environment of one model: its own packages over those of the project.
-pub(crate) fn spec(python: &str, defaults: &BTreeMap<String, String>, own: &[(String, String)]) -> EnvironmentSpec {
+/// The environment of one model: its own packages over those of the project file, and these over those of its requirements.
+pub(crate) fn spec(
+    python: &str,
+    requirements: &[(String, String)],
+    defaults: &BTreeMap<String, String>,
+    own: &[(String, String)],
+) -> EnvironmentSpec {
     let mut packages: BTreeMap<String, (String, String)> = BTreeMap::new();
     let all = defaults.iter().map(|(name, version)| (name.clone(), version.clone())).chain(own.iter().cloned());
     for (name, version) in all {
         packages.insert(normalized(&name), (name, version));
     }
-    let mut packages: Vec<(String, String)> = packages.into_values().collect();
+    let required = requirements.iter().filter(|(name, _)| !packages.contains_key(&normalized(name))).cloned();
+    let mut packages: Vec<(String, String)> = required.chain(packages.values().cloned()).collect();
     packages.sort();
-    EnvironmentSpec { python: python.to_owned(), packages }
+    EnvironmentSpec { python: python.to_owned(), packages, needs: Vec::new() }
+}
+
+/// Packages that make tables without pyarrow.
+const ENOUGH: [&str; 3] = ["polars", "duckdb", "numpy"];
+
+/// Whether a function must have pyarrow: it is handed over as such, converts through it, or its files import it. A function that
+/// names none of the packages which do without gets it, too.
+pub(crate) fn needs_pyarrow(spec: &EnvironmentSpec, arguments: &[Argument], imports_it: bool) -> bool {
+    let has = |package: &str| spec.packages.iter().any(|(name, _)| normalized(name) == package);
+    let is_handed_over = arguments.iter().any(|argument| {
+        matches!(argument.value, ArgumentValue::Table(TableForm::PyArrow | TableForm::RecordBatchReader | TableForm::Pandas))
+    });
+    imports_it || is_handed_over || has("pandas") || !ENOUGH.iter().any(|package| has(package))
 }
 
 /// Package names that mean the same project are equal after this (PEP 503); extras do not make another package.
-fn normalized(name: &str) -> String {
+pub(crate) fn normalized(name: &str) -> String {
     let base = name.split_once('[').map_or(name, |(base, _)| base).trim();
     base.to_ascii_lowercase().split(['-', '_', '.']).filter(|part| !part.is_empty()).collect::<Vec<_>>().join("-")
 }
@@ -110,7 +129,25 @@ mod tests {
     #[test]
     fn own_packages_win() {
         let defaults = BTreeMap::from([("Pandas".to_owned(), "1.5".to_owned()), ("numpy".to_owned(), String::new())]);
-        let spec = spec("3.10", &defaults, &[("pandas".to_owned(), "2.0".to_owned())]);
+        let spec = spec("3.10", &[], &defaults, &[("pandas".to_owned(), "2.0".to_owned())]);
         assert_eq!(spec.packages, [("numpy".to_owned(), String::new()), ("pandas".to_owned(), "2.0".to_owned())]);
+        let required =
+            [("PANDAS", "==1"), ("six", "; python_version < '3'"), ("six", ">=1")].map(|(n, v)| (n.to_owned(), v.to_owned()));
+        let spec = super::spec("3.10", &required, &defaults, &[]);
+        let packages: Vec<&str> = spec.packages.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(packages, ["Pandas", "numpy", "six", "six"]);
+    }
+
+    #[test]
+    fn pyarrow_where_it_is_needed() {
+        let with = |packages: &[&str]| {
+            let own: Vec<_> = packages.iter().map(|name| ((*name).to_owned(), String::new())).collect();
+            spec("3.11", &[], &BTreeMap::new(), &own)
+        };
+        let table = |form| [Argument { name: "data".to_owned(), value: ArgumentValue::Table(form) }];
+        let (polars, pyarrow) = (table(TableForm::Polars), table(TableForm::PyArrow));
+        assert!(!needs_pyarrow(&with(&["polars"]), &polars, false) && !needs_pyarrow(&with(&["numpy"]), &[], false));
+        assert!(needs_pyarrow(&with(&["polars"]), &pyarrow, false) && needs_pyarrow(&with(&["polars"]), &polars, true));
+        assert!(needs_pyarrow(&with(&[]), &[], false) && needs_pyarrow(&with(&["polars", "pandas"]), &polars, false));
     }
 }

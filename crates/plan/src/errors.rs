@@ -96,6 +96,12 @@ pub(crate) fn package(at: Location, package: &str, why: &str) -> Report {
         .with_hint("write an exact version (`\"2.2.0\"`), a prefix (`\"2.0\"`), a range (`\">=2,<3\"`), or `\"\"` for any")
 }
 
+pub(crate) fn unreachable_package(at: Location) -> Report {
+    request("PLN0013", at, "could not use a requirement that is a URL or a path".to_owned()).with_hint(
+        "name a package of an index (`UV_EXTRA_INDEX_URL` adds a private one); code of your own can lie in the project folder",
+    )
+}
+
 pub(crate) fn unusable_function(at: Location, function: &str, why: &str) -> Report {
     request("PLN0014", at, format!("could not use function `{function}`: {why}"))
 }

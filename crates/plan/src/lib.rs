@@ -29,6 +29,7 @@ pub mod physical;
 mod project;
 mod python;
 pub mod render;
+pub mod requirements;
 mod settings;
 pub mod sql;
 mod sql_file;
@@ -50,7 +51,8 @@ use forebay_types::{CommitHash, PartitionField, TableName};
 /// The files of a project, as text. Paths are relative to the project folder, with `/`.
 #[derive(Debug, Clone, Default)]
 pub struct Sources {
-    /// Every `*.py` and `*.sql` file at the root of the project, and its project file(s), sorted by path.
+    /// Every `*.py` and `*.sql` file at the root of the project, its project file(s), and its files of requirements, sorted by
+    /// path. `*.py` files of sub-folders are not models; they tell which packages models need.
     pub files: Vec<SourceFile>,
 }
 

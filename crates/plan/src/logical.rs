@@ -15,6 +15,7 @@ use crate::order;
 use crate::physical::{Argument, ArgumentValue, EnvironmentSpec, Literal, Resources, Returns, Strategy};
 use crate::project::{self, Project};
 use crate::python;
+use crate::requirements;
 use crate::settings::{Body, Declaration, DeclaredArgument, DeclaredInput, Settings, Spanned, StrategyWord};
 use crate::sql_file::{self, Query};
 use crate::suggest;
@@ -186,7 +187,9 @@ pub fn logical(sources: &Sources, options: &Options) -> Result<LogicalPlan, Vec<
     let mut reports = Vec::new();
     let project = project::project(sources).map_err(|found| reports.extend(found)).ok();
     let parameters = project.as_ref().map(|project| project::parameter_values(project, options, &mut reports));
-    let mut warnings = Vec::new();
+    let defaults = requirements::read(sources);
+    reports.extend(defaults.reports);
+    let mut warnings = defaults.warnings;
     let mut declarations = Vec::new();
     for file in sources.files.iter().filter(|file| !file.path.contains('/')) {
         let text = Text::new(&file.path, &file.text);
@@ -207,8 +210,18 @@ pub fn logical(sources: &Sources, options: &Options) -> Result<LogicalPlan, Vec<
     }
     let default_namespace = project.as_ref().map_or(project::DEFAULT_NAMESPACE, |project| project.namespace.as_str());
     let namespace = options.namespace.clone().unwrap_or_else(|| default_namespace.to_owned());
-    let builder = Builder { project: project.as_ref(), namespace: &namespace, parameters: parameters.as_deref(), reports };
-    let (nodes, mut reports) = builder.build(declarations);
+    let python = project.as_ref().and_then(|project| project.python.clone()).or(defaults.python);
+    let python = python.as_deref().unwrap_or(environment::DEFAULT_PYTHON);
+    let builder = Builder {
+        project: project.as_ref(),
+        python,
+        packages: &defaults.packages,
+        namespace: &namespace,
+        parameters: parameters.as_deref(),
+        reports,
+    };
+    let (mut nodes, mut reports) = builder.build(declarations);
+    find_needs(&mut nodes, sources);
     errors::sort(&mut reports);
     match (project, parameters, reports.is_empty()) {
         (Some(project), Some(parameters), true) => {
@@ -241,7 +254,9 @@ pub fn query(sql: &str, default_namespace: &str, row_limit: Option<u64>) -> Resu
         comment: None,
         at,
     };
-    let builder = Builder { project: None, namespace: default_namespace, parameters: None, reports: Vec::new() };
+    let python = environment::DEFAULT_PYTHON;
+    let builder =
+        Builder { project: None, python, packages: &[], namespace: default_namespace, parameters: None, reports: Vec::new() };
     let (nodes, reports) = builder.build_adhoc(declaration);
     if !reports.is_empty() {
         return Err(reports);
@@ -259,9 +274,33 @@ pub fn query(sql: &str, default_namespace: &str, row_limit: Option<u64>) -> Resu
     })
 }
 
+/// Says which packages the runtime needs in each environment; models that ask for the same share one.
+fn find_needs(nodes: &mut [Node], sources: &Sources) {
+    let functions = nodes.iter().filter_map(|node| if let Work::Python(function) = &node.work { Some(function) } else { None });
+    let needy: Vec<EnvironmentSpec> = functions
+        .filter(|function| {
+            let files = requirements::closure(sources, &function.file);
+            let imports_it = files.iter().any(|index| requirements::imports_package(&sources.files[*index].text, "pyarrow"));
+            environment::needs_pyarrow(&function.environment, &function.arguments, imports_it)
+        })
+        .map(|function| function.environment.clone())
+        .collect();
+    for node in nodes {
+        if let Work::Python(function) = &mut node.work
+            && needy.contains(&function.environment)
+        {
+            function.environment.needs = vec!["pyarrow".to_owned()];
+        }
+    }
+}
+
 /// Resolves declarations against each other.
 struct Builder<'a> {
     project: Option<&'a Project>,
+    /// Python of models that do not say.
+    python: &'a str,
+    /// Packages of the project's requirements.
+    packages: &'a [(String, String)],
     namespace: &'a str,
     parameters: Option<&'a [(String, Literal)]>,
     reports: Vec<Report>,
@@ -318,10 +357,9 @@ impl Builder<'_> {
             Body::Sql(body) => Work::Sql(Select { query: body.query, dictionary: settings.dictionary }),
             Body::Python(body) => {
                 let packages = self.project.map(|project| project.packages.clone()).unwrap_or_default();
-                let default_python = self.project.map_or(environment::DEFAULT_PYTHON, |project| project.python.as_str());
-                let python = body.python.as_deref().unwrap_or(default_python);
+                let python = body.python.as_deref().unwrap_or(self.python);
                 Work::Python(Function {
-                    environment: environment::spec(python, &packages, &body.packages),
+                    environment: environment::spec(python, self.packages, &packages, &body.packages),
                     arguments: body.arguments.into_iter().filter_map(|argument| self.argument(argument)).collect(),
                     file: body.file,
                     function: body.function,

@@ -186,6 +186,8 @@ pub struct EnvironmentSpec {
     pub python: String,
     /// Package name and version as written (`2.2.0`, `2.0`, `>=2,<3`, empty for any), sorted by name.
     pub packages: Vec<(String, String)>,
+    /// Packages that handing tables over needs, unless they are named above.
+    pub needs: Vec<String>,
 }
 
 /// An Iceberg write. Its one input is the table's new content (or what is added to it).

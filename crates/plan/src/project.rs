@@ -24,7 +24,7 @@ use std::collections::BTreeMap;
 use forebay_types::{Location, Report, TableName};
 
 use crate::document::{self, Entry, Tree};
-use crate::environment::{self, DEFAULT_PYTHON};
+use crate::environment;
 use crate::errors;
 use crate::physical::Literal;
 use crate::suggest;
@@ -47,8 +47,8 @@ pub struct Project {
     pub description: Option<String>,
     /// Where names without a namespace live.
     pub namespace: String,
-    /// Python of models that do not say, `major.minor`.
-    pub python: String,
+    /// Python of models that do not say, `major.minor`; `None`: the file names none.
+    pub python: Option<String>,
     /// Packages every Python model gets, by name; the version is as written.
     pub packages: BTreeMap<String, String>,
     /// Wall-clock limit of models that do not say.
@@ -177,7 +177,7 @@ fn blank() -> Project {
         name: String::new(),
         description: None,
         namespace: DEFAULT_NAMESPACE.to_owned(),
-        python: DEFAULT_PYTHON.to_owned(),
+        python: None,
         packages: BTreeMap::new(),
         timeout_seconds: None,
         parameters: Vec::new(),
@@ -306,7 +306,7 @@ impl Reader<'_> {
             }
         };
         match environment::python_version(&version) {
-            Some(version) => self.project.python = version,
+            Some(version) => self.project.python = Some(version),
             None => self.reports.push(errors::python_version(self.at(entry.at), &version)),
         }
     }

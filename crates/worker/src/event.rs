@@ -49,6 +49,13 @@ pub enum WorkerEvent {
         /// One line.
         text: String,
     },
+    /// Functions of the run have this environment.
+    EnvironmentReady {
+        /// It.
+        environment: forebay_envs::Environment,
+        /// Its versions are those of the project's `forebay.lock`.
+        pinned: bool,
+    },
 }
 
 /// How a node ended.

@@ -1,9 +1,9 @@
 //! Environments of a run: which ones its nodes need, and making them.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use forebay_envs::{Environment, EnvironmentRequest, Watch};
+use forebay_envs::{Environment, EnvironmentRequest, LOCK_FILE, Lock, ProjectLock, Watch};
 use forebay_plan::physical::{ArgumentValue, EnvironmentSpec, PhysicalPlan, Python, Returns, TableForm, Work};
 use forebay_runtime::CancelToken;
 use forebay_types::Coded;
@@ -48,27 +48,38 @@ fn gate(spec: &EnvironmentSpec) -> Gate {
     let with = if packages.is_empty() { String::new() } else { format!(" with {}", packages.join(", ")) };
     Gate {
         label: format!("Python {}{with}", spec.python),
-        // Tables are handed over as pyarrow unless the function asks for something else, and pandas needs it too.
-        request: EnvironmentRequest {
-            python: spec.python.clone(),
-            packages: spec.packages.clone(),
-            needs: vec!["pyarrow".to_owned()],
-        },
+        request: EnvironmentRequest { python: spec.python.clone(), packages: spec.packages.clone(), needs: spec.needs.clone() },
     }
 }
 
-/// Makes the environment, or finds it.
+/// Makes the environment, or finds it: with the versions of the project's `forebay.lock`, if that has them.
 pub fn prepare(
     worker: &Worker,
     gate: &Gate,
+    project: &Path,
     events: &(dyn Fn(WorkerEvent) + Sync),
     cancel: &CancelToken,
 ) -> Result<Ready, NodeError> {
     let watch = Progress { gate, events, cancel };
     let runtime = worker.runtime.folder().map_err(|failure| run::node_error(&failure))?;
-    let environment = worker.environments.prepare(&gate.request, &watch);
-    let environment = environment.map_err(|error| NodeError { report: error.report(), traceback: None })?;
+    let found = pinned(gate, project, events).and_then(|pinned| {
+        let environment = worker.environments.prepare(&gate.request, pinned.as_ref(), &watch)?;
+        Ok((environment, pinned.is_some()))
+    });
+    let (environment, pinned) = found.map_err(|error| NodeError { report: error.report(), traceback: None })?;
+    events(WorkerEvent::EnvironmentReady { environment: environment.clone(), pinned });
     Ok(Ready { environment, runtime })
+}
+
+/// What the project's `forebay.lock` says about an environment; if it is stale, the user is told.
+fn pinned(gate: &Gate, project: &Path, events: &dyn Fn(WorkerEvent)) -> Result<Option<Lock>, forebay_envs::Error> {
+    let Some(project_lock) = ProjectLock::load(project)? else { return Ok(None) };
+    let found = project_lock.find(&gate.request)?;
+    if found.is_none() {
+        let text = format!("`{LOCK_FILE}` is stale: it says nothing about {}; write it anew with `forebay env lock`", gate.label);
+        events(WorkerEvent::Warning { text });
+    }
+    Ok(found)
 }
 
 struct Progress<'a> {

@@ -29,6 +29,7 @@ use forebay_types::{Coded, Fault, Report};
 
 pub use call::new_location;
 pub use event::{Imported, KeptTable, NodeError, NodeOutcome, NodeStatus, Outcome, RunStatus, WorkerEvent, WrittenTable};
+pub use forebay_envs::Environment;
 pub use forebay_runtime::{CancelToken, Stream};
 
 use store::SegmentIds;

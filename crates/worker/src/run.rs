@@ -171,9 +171,9 @@ impl<'run> Run<'run> {
 
     fn start_gate<'scope>(&self, index: usize, scope: &'scope Scope<'scope, 'run>) {
         let (gate, worker, events, cancel) = (&self.gates[index], self.worker, self.events, self.cancel);
-        let sender = self.messages.clone();
+        let (sender, project) = (self.messages.clone(), self.execution.project_dir.as_path());
         let work = move || {
-            let result = gate::prepare(worker, gate, events, cancel);
+            let result = gate::prepare(worker, gate, project, events, cancel);
             // The run waits for this message.
             let _ = sender.send(Message::Gate(index, result));
         };

@@ -110,6 +110,7 @@ mod tests {
             status: "SUCCESS".into(),
             at: None,
             nodes: Vec::new(),
+            environments: Vec::new(),
             bytes: Bytes::default(),
             error: None,
             failed_branch: None,

@@ -147,6 +147,7 @@ mod tests {
             status: status.into(),
             at: Some(Ref { name: "main".into(), hash: "ab".repeat(32), kind: "BRANCH".into(), failed_job: None }),
             nodes: vec![done("a", Some(1)), done("b", Some(1))],
+            environments: Vec::new(),
             bytes: Bytes::default(),
             error: None,
             failed_branch: None,

@@ -1,0 +1,188 @@
+"""How long until a function runs: environments that are new, changed or known, and runs that do nothing.
+
+Environments (A: `forebay run` of one function that imports the packages; B: `uv run --with …` of a script with the same imports):
+
+- *cold*: pandas + pyarrow, nothing unpacked anywhere; both download.
+- *changed*: pandas + pyarrow are known, `prophet` is added; its wheels are downloaded. *changed, cached*: they are in uv's cache.
+  What lies between the two is the download.
+- *known*: the same project again; how often uv was started is counted, by a program in its place.
+
+Runs: chains of 1, 5 and 20 functions that pass one tiny table on, through the command line, with a warm background process; and
+Ray tasks with a runtime environment, where Ray is installed. Published numbers of other systems are printed beside as what they are:
+other machines, other work.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Callable
+
+import _lab
+
+#: Seconds until a DAG runs again after `prophet` was added to its packages: Tagliabue, Caraza-Harter, Greco, "Bauplan: zero-copy,
+#: scale-up FaaS for data pipelines", 2024, table 2.
+PUBLISHED = {"AWS Lambda": "130 s (80 + 50)", "Snowpark": "35 s", "Bauplan": "5 s, from its cache 0 s"}
+
+MODELS = """
+import forebay
+
+@forebay.model()
+@forebay.python("{python}", pip={{{pip}}})
+def out():
+    import {imports}
+    return {imports_first}.DataFrame({{"x": [1]}})
+"""
+STEP = """
+@forebay.model()
+def step_{n}({argument}):
+    return {value}
+"""
+
+
+class Place:
+    """A cache of Forebay's and one of uv's, both empty, and a uv that counts how often it is started."""
+
+    def __init__(self, lab: _lab.Lab, name: str) -> None:
+        self.folder = lab.folder / name
+        self.folder.mkdir()
+        self.calls = self.folder / "calls"
+        counter = self.folder / "uv"
+        counter.write_text(f'#!/bin/sh\necho "$1 $2" >> {self.calls}\nexec {real_uv()} "$@"\n')
+        counter.chmod(0o755)
+        self.lab = lab
+        self.environment = dict(
+            lab.environment,
+            FOREBAY_HOME=str(self.folder / "home"),
+            FOREBAY_CACHE=str(self.folder / "cache"),
+            FOREBAY_UV=str(counter),
+            UV_CACHE_DIR=str(self.folder / "uv-cache"),
+        )
+
+    def uses_of_uv(self) -> int:
+        """How often uv was started since the last question."""
+        count = len(self.calls.read_text().splitlines()) if self.calls.exists() else 0
+        self.calls.unlink(missing_ok=True)
+        return count
+
+    def stop(self) -> None:
+        """Ends the daemon."""
+        subprocess.run([_lab.FOREBAY, "daemon", "stop"], env=self.environment, capture_output=True)
+
+
+def real_uv() -> str:
+    """The uv that Forebay would take."""
+    return _lab.uv() or sys.exit("no uv on the PATH")
+
+
+def timed(command: list[str], environment: dict[str, str]) -> float:
+    """Wall-clock seconds of one command that must succeed."""
+    start = time.perf_counter()
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"{command} failed:\n{done.stdout}{done.stderr}")
+    return time.perf_counter() - start
+
+
+def project(place: Place, packages: list[str]) -> list[str]:
+    """The command that runs one function which imports the packages."""
+    imports = ", ".join(packages)
+    pip = ", ".join(f'"{name}": ""' for name in packages)
+    text = MODELS.format(python=_lab.PYTHON, pip=pip, imports=imports, imports_first=packages[0])
+    folder = place.lab.project({"models.py": text}, f"project-{place.folder.name}-{len(packages)}")
+    return [_lab.FOREBAY, "run", "--dry-run", "-p", str(folder)]
+
+
+def script(packages: list[str]) -> list[str]:
+    """The same as a script of uv's."""
+    with_ = [word for name in packages for word in ("--with", name)]
+    return [real_uv(), "run", "--no-project", "--python", sys.executable, *with_, "python", "-c", f"import {', '.join(packages)}"]
+
+
+def environments(lab: _lab.Lab, round_: int) -> dict[str, float]:
+    """One round over cold, changed and known environments, of both."""
+    few, more = ["pandas", "pyarrow"], ["pandas", "pyarrow", "prophet"]
+    taken: dict[str, float] = {}
+    ours, theirs = Place(lab, f"forebay-{round_}"), Place(lab, f"uv-{round_}")
+    sides: list[tuple[str, Callable[[list[str]], float]]] = [
+        ("forebay", lambda packages: timed(project(ours, packages), ours.environment)),
+        ("uv run", lambda packages: timed(script(packages), theirs.environment)),
+    ]
+    for name, run in sides[:: 1 if round_ % 2 else -1]:
+        taken[f"{name}: cold"] = run(few)
+        ours.uses_of_uv()
+        taken[f"{name}: changed"] = run(more)
+        if name == "forebay":
+            taken["uses of uv: changed"] = ours.uses_of_uv()
+        taken[f"{name}: known"] = run(more)
+        if name == "forebay":
+            taken["uses of uv: known"] = ours.uses_of_uv()
+            # The same change with everything in uv's cache: what is left is not the download.
+            ours.stop()
+            shutil.rmtree(ours.folder / "cache")
+            run(few)
+            taken["forebay: changed, cached"] = run(more)
+            ours.stop()
+    return taken
+
+
+def chain(lab: _lab.Lab, nodes: int) -> list[str]:
+    """The command that runs so many functions in a row."""
+    steps = [STEP.format(n=0, argument="", value='pa.table({"x": [1]})')]
+    steps += [STEP.format(n=n, argument=f'data=forebay.Model("step_{n - 1}")', value="data") for n in range(1, nodes)]
+    folder = lab.project({"models.py": "import forebay\nimport pyarrow as pa\n" + "".join(steps)}, f"chain-{nodes}")
+    return [_lab.FOREBAY, "run", "--dry-run", "-p", str(folder)]
+
+
+RAY = """
+import time, ray
+ray.init(num_cpus=2, include_dashboard=False, logging_level="ERROR")
+@ray.remote(runtime_env={"pip": ["six"]})
+def task(x): return x
+start = time.perf_counter(); ray.get(task.remote(1)); first = time.perf_counter() - start
+start = time.perf_counter(); ray.get(task.remote(1)); print(first, time.perf_counter() - start)
+"""
+
+
+def ray() -> str:
+    """A task with a runtime environment: made, and known. Says why not, where Ray is not."""
+    done = subprocess.run([sys.executable, "-c", RAY], capture_output=True, text=True, timeout=300)
+    if done.returncode:
+        return f"skipped: {done.stderr.strip().splitlines()[-1] if done.stderr.strip() else 'it failed'}"
+    made, known = map(float, done.stdout.split()[-2:])
+    return f"environment of one small package {made:.2f} s, known {known * 1000:.0f} ms"
+
+
+def main() -> None:
+    """Prints medians; appends them to the history."""
+    options = _lab.options(__doc__).parse_args()
+    machine = _lab.facts()
+    rounds, repeats = (1, 3) if options.quick else (3, 9)
+    with _lab.Lab("start") as lab:
+        found: dict[str, list[float]] = {}
+        for round_ in range(rounds):
+            for name, value in environments(lab, round_).items():
+                found.setdefault(name, []).append(value)
+        for nodes in (1, 5, 20):
+            run = chain(lab, nodes)
+            timed(run, lab.environment)
+            found[f"run of {nodes} no-op functions"] = [timed(run, lab.environment) for _ in range(repeats)]
+    medians = {name: statistics.median(values) for name, values in found.items()}
+    for name, values in found.items():
+        unit = "  " if name.startswith("uses") else "s "
+        print(f"{name:32} {medians[name]:8.3f} {unit}  min {min(values):8.3f}  of {len(values)}")
+    print(f"changed, without the download: {medians['forebay: changed, cached']:.2f} s (promise: at most 3 s)")
+    print(f"per further function: {(medians['run of 20 no-op functions'] - medians['run of 5 no-op functions']) / 15 * 1000:.0f} ms")
+    print(f"Ray, task with a runtime environment: {ray()}")
+    for name, told in PUBLISHED.items():
+        print(f"published, another machine: {name:12} {told}")
+    _lab.record("start", options.quick, machine, seconds={name: round(value, 4) for name, value in medians.items()})
+
+
+if __name__ == "__main__":
+    main()

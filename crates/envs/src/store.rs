@@ -1,0 +1,320 @@
+//! The store of unpacked packages: each once per interpreter version, read-only, shared by every environment that has it.
+//!
+//! ```text
+//! <cache>/store/<key>/layer.json                            what is in it: every file with its size and time
+//! <cache>/store/<key>/tree/lib/python3.11/site-packages/…   the files, as they lie in an environment
+//! <cache>/store/<key>/tree/{bin,share,include,…}            scripts (relocatable), data, headers
+//! ```
+//!
+//! The key is a hash of name, version, the hashes of the package's files and the interpreter's version. uv downloads, checks
+//! and unpacks into a folder beside the store; what each package put there (its `RECORD` tells) becomes a layer, with one
+//! rename. Files are copies of uv's cache, not links: nothing that happens to one harms the other.
+//! Invariants: a folder `<key>` is complete; a file that is not as `layer.json` says is noticed before it is used, and the
+//! layer fetched again. Byte code may be added to a layer; nothing else changes.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fs;
+use std::io;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::path::{Component, Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::interpreters::Interpreter;
+use crate::lock::{Lock, Pin};
+use crate::{Error, Tools, tree, uv};
+
+/// Raised when layers must be made anew: part of every key.
+const STORE_VERSION: u32 = 1;
+
+/// The file that describes a layer.
+const DESCRIPTION: &str = "layer.json";
+
+/// The files of one package.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Layer {
+    /// Normalised name of the package.
+    pub package: String,
+    /// Its version.
+    pub version: String,
+    /// Hash that names it.
+    pub key: String,
+    /// Folder of its files, shaped like an environment.
+    pub tree: PathBuf,
+    pub(crate) files: Vec<FileState>,
+}
+
+impl Layer {
+    /// Bytes of its files, without byte code.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.files.iter().map(|file| file.bytes).sum()
+    }
+}
+
+/// A file as it was when it was unpacked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct FileState {
+    /// Below the tree.
+    pub path: String,
+    pub bytes: u64,
+    pub modified_ns: i64,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Description {
+    package: String,
+    version: String,
+    files: Vec<FileState>,
+}
+
+/// Whether a file is what it was.
+pub(crate) fn is_intact(path: &Path, expected: &FileState) -> bool {
+    state(path, String::new()).is_ok_and(|found| (found.bytes, found.modified_ns) == (expected.bytes, expected.modified_ns))
+}
+
+fn state(path: &Path, name: String) -> io::Result<FileState> {
+    let metadata = fs::symlink_metadata(path)?;
+    let modified_ns = metadata.mtime().saturating_mul(1_000_000_000).saturating_add(metadata.mtime_nsec());
+    Ok(FileState { path: name, bytes: metadata.len(), modified_ns })
+}
+
+/// The folder of all layers.
+pub(crate) fn folder(cache: &Path) -> PathBuf {
+    cache.join("store")
+}
+
+/// What of an interpreter decides which files a package has.
+pub(crate) fn tag(interpreter: &Interpreter) -> String {
+    format!("{STORE_VERSION} cpython-{} {}-{}", interpreter.minor(), std::env::consts::ARCH, std::env::consts::OS)
+}
+
+/// A layer that is there.
+pub(crate) fn open(store: &Path, key: &str) -> io::Result<Layer> {
+    let place = store.join(key);
+    let description: Description = serde_json::from_slice(&fs::read(place.join(DESCRIPTION))?)?;
+    if description.files.iter().any(|file| !Path::new(&file.path).components().all(|part| matches!(part, Component::Normal(_)))) {
+        return Err(io::ErrorKind::InvalidData.into());
+    }
+    let Description { package, version, files } = description;
+    Ok(Layer { package, version, key: key.to_owned(), tree: place.join("tree"), files })
+}
+
+/// The layers of a lock, in its order; what is not there is fetched into `staging`, a folder of the caller's.
+pub(crate) fn ensure(tools: &Tools<'_>, staging: &Path, lock: &Lock, interpreter: &Interpreter) -> Result<Vec<Layer>, Error> {
+    let tag = tag(interpreter);
+    let pins: Vec<(Pin<'_>, String)> =
+        lock.pins().into_iter().map(|pin| (pin.key(&tag), pin)).map(|(key, pin)| (pin, key)).collect();
+    let missing: Vec<&(Pin<'_>, String)> = pins.iter().filter(|(_, key)| open(tools.store, key).is_err()).collect();
+    if !missing.is_empty() {
+        fetch(tools, staging, lock, &missing, interpreter)?;
+    }
+    let mut layers = Vec::with_capacity(pins.len());
+    for (pin, key) in &pins {
+        match open(tools.store, key) {
+            Ok(layer) => layers.push(layer),
+            // Its marker does not hold here.
+            Err(_) if pin.is_conditional => {}
+            Err(error) => return Err(Error::io("open", tools.store.join(key))(error)),
+        }
+    }
+    Ok(layers)
+}
+
+/// Takes a damaged layer out of the store, so that [`ensure`] fetches it again.
+pub(crate) fn discard(store: &Path, key: &str) -> Result<(), Error> {
+    let place = store.join(key);
+    let aside = tempfile::Builder::new().prefix("damaged-").tempdir_in(store).map_err(Error::io("create", store))?;
+    match fs::rename(&place, aside.path().join("layer")) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::io("remove", place)(error)),
+        _ => Ok(()),
+    }
+}
+
+fn fetch(
+    tools: &Tools<'_>,
+    staging: &Path,
+    lock: &Lock,
+    missing: &[&(Pin<'_>, String)],
+    interpreter: &Interpreter,
+) -> Result<(), Error> {
+    tools.watch.progress(&format!("fetching {}", counted(missing.iter().map(|(pin, _)| pin))));
+    let site = staging.join("unpacked");
+    unpack(tools, &site, lock, missing, interpreter)?;
+    let claimed = claims(&site, interpreter).map_err(Error::io("read", &site))?;
+    let mut owners: HashMap<&str, u32> = HashMap::new();
+    for path in claimed.values().flatten() {
+        *owners.entry(path).or_default() += 1;
+    }
+    for wanted in missing {
+        let (pin, key) = wanted;
+        let Some(files) = claimed.get(&pin.name) else {
+            if pin.is_conditional {
+                continue;
+            }
+            return Err(Error::Install {
+                packages: format!("{}=={}", pin.name, pin.version),
+                uv: "uv installed nothing".to_owned(),
+            });
+        };
+        let layer = staging.join(format!("layer-{key}"));
+        if files.iter().any(|path| owners[path.as_str()] > 1) {
+            // Another package overwrote some of its files: it is unpacked once more, alone.
+            let alone = staging.join(format!("alone-{key}"));
+            unpack(tools, &alone, lock, &[wanted], interpreter)?;
+            let files = claims(&alone, interpreter).map_err(Error::io("read", &alone))?.remove(&pin.name).unwrap_or_default();
+            publish(tools, &alone, &files, &layer, wanted)?;
+        } else {
+            publish(tools, &site, files, &layer, wanted)?;
+        }
+    }
+    Ok(())
+}
+
+fn counted<'a>(pins: impl Iterator<Item = &'a Pin<'a>>) -> String {
+    let names: Vec<String> = pins.map(|pin| format!("{} {}", pin.name, pin.version)).collect();
+    if names.len() <= 6 { names.join(", ") } else { format!("{} and {} more", names[..5].join(", "), names.len() - 5) }
+}
+
+/// Installs packages into an empty environment at `site`, offline if all is in uv's cache.
+///
+/// A package without a wheel is built here, by uv, with its build isolation but with the user's rights. SEAM: a sandbox for
+/// builds wraps this one command.
+fn unpack(
+    tools: &Tools<'_>,
+    site: &Path,
+    lock: &Lock,
+    pins: &[&(Pin<'_>, String)],
+    interpreter: &Interpreter,
+) -> Result<(), Error> {
+    tree::skeleton(site, interpreter)?;
+    let text: String = pins.iter().map(|(pin, _)| pin.text).collect();
+    let file = site.join("wanted.txt");
+    fs::write(&file, text).map_err(Error::io("write", &file))?;
+    let (python, file) = (site.join("bin/python"), file.to_string_lossy());
+    let python = python.to_string_lossy();
+    let mut arguments = vec!["pip", "install", "--python", &python, "--no-deps", "--require-hashes", "--link-mode", "copy"];
+    arguments.extend(["--no-compile-bytecode", "--requirement", &file]);
+    let run = |offline: bool| {
+        let arguments = arguments.iter().copied().chain(offline.then_some("--offline"));
+        uv::run(uv::command(tools.uv, tools.folder, arguments), "", tools.watch)
+    };
+    let mut output = run(true)?;
+    if !output.status.success() && !tools.offline {
+        output = run(false)?;
+    }
+    if output.status.success() { Ok(()) } else { Err(Error::install(lock.listing(""), uv::message_of(&output), tools.folder)) }
+}
+
+/// The files of every package in an environment, by normalised name, relative to it.
+fn claims(site: &Path, interpreter: &Interpreter) -> io::Result<BTreeMap<String, Vec<String>>> {
+    let packages = tree::site_packages(interpreter);
+    let mut claimed = BTreeMap::new();
+    for entry in fs::read_dir(site.join(&packages))? {
+        let name = entry?.file_name().to_string_lossy().into_owned();
+        let Some(stem) = name.strip_suffix(".dist-info") else { continue };
+        let package = crate::version::normalise(stem.rsplit_once('-').map_or(stem, |(package, _)| package));
+        let record = fs::read_to_string(site.join(&packages).join(&name).join("RECORD"))?;
+        let mut files: Vec<String> = record.lines().filter_map(|line| relative(&packages, record_path(line)?)).collect();
+        files.retain(|path| site.join(path).symlink_metadata().is_ok_and(|metadata| !metadata.is_dir()));
+        let mut seen = HashSet::new();
+        files.retain(|path| seen.insert(path.clone()));
+        claimed.insert(package, files);
+    }
+    Ok(claimed)
+}
+
+/// The path of a line of a `RECORD` file, which is CSV.
+fn record_path(line: &str) -> Option<String> {
+    match line.strip_prefix('"') {
+        None => line.split(',').next().filter(|path| !path.is_empty()).map(str::to_owned),
+        Some(rest) => {
+            let mut path = String::new();
+            let mut characters = rest.chars().peekable();
+            while let Some(c) = characters.next() {
+                match (c, characters.peek()) {
+                    ('"', Some('"')) => path.push(characters.next()?),
+                    ('"', _) => return Some(path),
+                    _ => path.push(c),
+                }
+            }
+            None
+        }
+    }
+}
+
+/// `../../../bin/x`, seen from site-packages, as `bin/x`; nothing that leads out of the environment.
+fn relative(packages: &Path, path: String) -> Option<String> {
+    let mut parts: Vec<String> = Vec::new();
+    for part in packages.join(path).components() {
+        match part {
+            Component::Normal(part) => parts.push(part.to_str()?.to_owned()),
+            Component::ParentDir => drop(parts.pop()?),
+            Component::CurDir => {}
+            Component::RootDir | Component::Prefix(_) => return None,
+        }
+    }
+    (!parts.is_empty()).then(|| parts.join("/"))
+}
+
+/// Moves a package's files to `layer`, describes them, and moves that into the store.
+fn publish(tools: &Tools<'_>, site: &Path, files: &[String], layer: &Path, (pin, key): &(Pin<'_>, String)) -> Result<(), Error> {
+    let tree = layer.join("tree");
+    let mut states = Vec::with_capacity(files.len());
+    let mut made: HashSet<PathBuf> = HashSet::new();
+    for path in files {
+        let (from, to) = (site.join(path), tree.join(path));
+        let parent = to.parent().unwrap_or(&tree);
+        if made.insert(parent.to_owned()) {
+            fs::create_dir_all(parent).map_err(Error::io("create", parent))?;
+        }
+        let protect = || {
+            let metadata = fs::symlink_metadata(&from)?;
+            if metadata.is_file() {
+                let mode = 0o444 | (metadata.permissions().mode() & 0o111);
+                fs::set_permissions(&from, fs::Permissions::from_mode(mode))?;
+            }
+            fs::rename(&from, &to)?;
+            state(&to, path.clone())
+        };
+        states.push(protect().map_err(Error::io("write", &to))?);
+    }
+    let description = Description { package: pin.name.clone(), version: pin.version.to_owned(), files: states };
+    let file = layer.join(DESCRIPTION);
+    let text = serde_json::to_vec(&description).map_err(|error| Error::io("write", &file)(error.into()))?;
+    fs::write(&file, text).map_err(Error::io("write", &file))?;
+    let place = tools.store.join(key);
+    match fs::rename(layer, &place) {
+        // Another process was faster; the rest is removed with the staging folder.
+        Err(_) if open(tools.store, key).is_ok() => Ok(()),
+        Err(first) => {
+            // What is there is no layer.
+            discard(tools.store, key)?;
+            fs::rename(layer, &place).map_err(|_| Error::io("create", &place)(first))
+        }
+        Ok(()) => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn records_are_read() {
+        let path = |line: &str| record_path(line);
+        assert_eq!(path("a/b.py,sha256=x,12").as_deref(), Some("a/b.py"));
+        assert_eq!(path("\"a, \"\"b\"\".py\",sha256=x,12").as_deref(), Some("a, \"b\".py"));
+        assert_eq!((path(""), path("\"a")), (None, None));
+    }
+
+    #[test]
+    fn paths_stay_in_the_environment() {
+        let packages = Path::new("lib/python3.11/site-packages");
+        let check = |path: &str| relative(packages, path.to_owned());
+        assert_eq!(check("a/b.py").as_deref(), Some("lib/python3.11/site-packages/a/b.py"));
+        assert_eq!(check("../../../bin/x").as_deref(), Some("bin/x"));
+        assert_eq!(check("./a/../c.py").as_deref(), Some("lib/python3.11/site-packages/c.py"));
+        assert_eq!((check("../../../../x"), check("/etc/passwd"), check("../../..")), (None, None, None));
+    }
+}

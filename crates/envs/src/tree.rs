@@ -1,0 +1,192 @@
+//! An environment as a folder: an empty one, and one tree of hard links over the layers of its packages.
+//!
+//! Links, not symbolic ones: libraries that look for others beside themselves (`$ORIGIN`) must find them. Where links are not
+//! possible (another file system, too many of them) files are copied, with their times, so that byte code stays valid.
+//! When two packages hold the same path, the file of the one that comes first is taken, and the clash is written down.
+
+use std::collections::{HashMap, HashSet};
+use std::fs;
+use std::io;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+
+use crate::Error;
+use crate::interpreters::Interpreter;
+use crate::store::{self, Layer};
+
+/// The folder of packages in an environment, relative to it.
+pub(crate) fn site_packages(interpreter: &Interpreter) -> PathBuf {
+    PathBuf::from(format!("lib/python{}/site-packages", interpreter.minor()))
+}
+
+/// An empty virtual environment, as `python -m venv` would make it. `relocatable` tells uv how to write scripts.
+pub(crate) fn skeleton(folder: &Path, interpreter: &Interpreter) -> Result<(), Error> {
+    let make = || {
+        fs::create_dir_all(folder.join(site_packages(interpreter)))?;
+        fs::create_dir_all(folder.join("bin"))?;
+        symlink("lib", folder.join("lib64"))?;
+        symlink(&interpreter.path, folder.join("bin/python"))?;
+        symlink("python", folder.join("bin/python3"))?;
+        symlink("python", folder.join(format!("bin/python{}", interpreter.minor())))?;
+        let home = interpreter.path.parent().unwrap_or(Path::new("/usr/bin")).display();
+        let version = &interpreter.version;
+        let text = format!(
+            "home = {home}\nimplementation = CPython\nversion_info = {version}\ninclude-system-site-packages = false\nrelocatable = true\n"
+        );
+        fs::write(folder.join("pyvenv.cfg"), text)
+    };
+    make().map_err(Error::io("create", folder))
+}
+
+/// Two packages hold different files under one path.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Clash {
+    /// Relative to the environment.
+    pub path: String,
+    /// The package whose file is there.
+    pub taken: String,
+    /// The package whose file is not.
+    pub left: String,
+}
+
+/// Why a tree was not made.
+pub(crate) enum Problem {
+    /// This layer is not what it was: fetch it again.
+    Damaged(String),
+    Failed(Error),
+}
+
+/// Links every file of the layers into an environment made by [`skeleton`].
+pub(crate) fn assemble(folder: &Path, layers: &[Layer]) -> Result<Vec<Clash>, Problem> {
+    let mut clashes = Vec::new();
+    let mut owners: HashMap<&str, usize> = HashMap::new();
+    let mut made: HashSet<PathBuf> = HashSet::new();
+    for (index, layer) in layers.iter().enumerate() {
+        let mut folders: HashSet<&Path> = HashSet::new();
+        for file in &layer.files {
+            let (from, to) = (layer.tree.join(&file.path), folder.join(&file.path));
+            if !store::is_intact(&from, file) {
+                return Err(Problem::Damaged(layer.key.clone()));
+            }
+            if let Some(first) = owners.get(file.path.as_str()) {
+                if !same_content(&from, &to).unwrap_or(false) {
+                    let (taken, left) = (layers[*first].package.clone(), layer.package.clone());
+                    clashes.push(Clash { path: file.path.clone(), taken, left });
+                }
+                continue;
+            }
+            owners.insert(&file.path, index);
+            folders.extend(Path::new(&file.path).parent());
+            place(&from, &to, &mut made).map_err(Problem::Failed)?;
+        }
+        for relative in folders {
+            link_byte_code(&layer.tree.join(relative), &folder.join(relative)).map_err(Problem::Failed)?;
+        }
+    }
+    Ok(clashes)
+}
+
+fn place(from: &Path, to: &Path, made: &mut HashSet<PathBuf>) -> Result<(), Error> {
+    let parent = to.parent().unwrap_or(Path::new("/"));
+    if made.insert(parent.to_owned()) {
+        fs::create_dir_all(parent).map_err(Error::io("create", parent))?;
+    }
+    link_or_copy(from, to).map_err(Error::io("write", to))
+}
+
+/// A hard link, or where the file system makes none, a copy with the same time.
+fn link_or_copy(from: &Path, to: &Path) -> io::Result<()> {
+    match fs::hard_link(from, to) {
+        Err(error)
+            if !matches!(error.kind(), io::ErrorKind::AlreadyExists | io::ErrorKind::NotFound | io::ErrorKind::StorageFull) =>
+        {
+            fs::copy(from, to)?;
+            let modified = fs::metadata(from)?.modified()?;
+            // A read-only file cannot be opened for writing, but its times are its owner's to set.
+            fs::File::open(to)?.set_modified(modified)
+        }
+        other => other,
+    }
+}
+
+fn same_content(a: &Path, b: &Path) -> io::Result<bool> {
+    Ok(fs::metadata(a)?.len() == fs::metadata(b)?.len() && fs::read(a)? == fs::read(b)?)
+}
+
+/// Links the byte code of one folder of a layer, if it has any, into an environment; what is there stays.
+fn link_byte_code(from: &Path, to: &Path) -> Result<(), Error> {
+    let Ok(entries) = from.join("__pycache__").read_dir() else { return Ok(()) };
+    let cache = to.join("__pycache__");
+    fs::create_dir_all(&cache).map_err(Error::io("create", &cache))?;
+    for entry in entries.filter_map(Result::ok) {
+        let to = cache.join(entry.file_name());
+        match link_or_copy(&entry.path(), &to) {
+            Err(error) if !matches!(error.kind(), io::ErrorKind::AlreadyExists | io::ErrorKind::NotFound) => {
+                return Err(Error::io("write", to)(error));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Brings byte code that layers have got meanwhile into an environment.
+pub(crate) fn refresh_byte_code(folder: &Path, layers: &[Layer]) -> Result<(), Error> {
+    for layer in layers {
+        for relative in folders(layer) {
+            link_byte_code(&layer.tree.join(relative), &folder.join(relative))?;
+        }
+    }
+    Ok(())
+}
+
+/// Gives byte code that the first imports wrote into an environment to the layers, for all environments to come.
+pub(crate) fn harvest_byte_code(folder: &Path, layers: &[Layer]) {
+    for layer in layers {
+        for relative in folders(layer) {
+            let Ok(entries) = folder.join(relative).join("__pycache__").read_dir() else { continue };
+            let home = layer.tree.join(relative);
+            let cache = home.join("__pycache__");
+            for entry in entries.filter_map(Result::ok) {
+                let name = entry.file_name();
+                let stem = name.to_string_lossy().split(".cpython-").next().map(|stem| format!("{stem}.py"));
+                // Of this layer, and not of another that shares the folder.
+                if stem.is_some_and(|source| home.join(source).is_file()) && fs::create_dir_all(&cache).is_ok() {
+                    // Byte code that is not kept is made again.
+                    let _ = fs::hard_link(entry.path(), cache.join(&name));
+                }
+            }
+        }
+    }
+}
+
+fn folders(layer: &Layer) -> HashSet<&Path> {
+    layer.files.iter().filter(|file| file.path.ends_with(".py")).filter_map(|file| Path::new(&file.path).parent()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    #[test]
+    fn files_of_another_file_system_are_copied_with_time_and_mode() {
+        let folder = tempfile::tempdir().unwrap();
+        let Ok(other) = tempfile::tempdir_in("/dev/shm") else { return eprintln!("skipped: no /dev/shm") };
+        for place in [folder.path(), other.path()] {
+            let (from, to) = (place.join("a"), folder.path().join("b"));
+            fs::write(&from, "x").unwrap();
+            let old = std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_000_000);
+            fs::File::open(&from).unwrap().set_modified(old).unwrap();
+            fs::set_permissions(&from, fs::Permissions::from_mode(0o555)).unwrap();
+            link_or_copy(&from, &to).unwrap();
+            let metadata = fs::metadata(&to).unwrap();
+            assert_eq!((metadata.modified().unwrap(), metadata.permissions().mode() & 0o777), (old, 0o555));
+            assert!(same_content(&from, &to).unwrap());
+            // What is there is not overwritten.
+            assert_eq!(link_or_copy(&from, &to).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+            fs::remove_file(to).unwrap();
+        }
+    }
+}
