@@ -94,6 +94,7 @@ pub(crate) struct Confined {
     /// Bytes that the function may use.
     pub memory_bytes: u64,
     /// A folder in the place of `/tmp` where it has none of its own.
+    #[expect(dead_code, reason = "removed when it is dropped")]
     pub scratch: Option<tempfile::TempDir>,
 }
 
@@ -340,7 +341,7 @@ mod tests {
         let root = folder.path().canonicalize().unwrap();
         let make = |path: &str| std::fs::create_dir_all(root.join(path)).unwrap();
         let link = |to: &str, path: &str| std::os::unix::fs::symlink(root.join(to), root.join(path)).unwrap();
-        ["home/versions/3.11.7/bin", "home/versions/3.11.7/lib", "home/versions/3.11.7/secrets", "home/bin", "env/bin"].map(make);
+        ["home/versions/3.11.7/bin", "home/versions/3.11.7/lib", "home/versions/3.11.7/secrets", "home/bin", "env/bin"].iter().for_each(|path| make(path));
         std::fs::write(root.join("home/versions/3.11.7/bin/python3.11"), "").unwrap();
         link("home/versions/3.11.7", "home/versions/3.11");
         link("home/versions/3.11/bin/python3.11", "home/bin/python");

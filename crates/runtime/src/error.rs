@@ -137,7 +137,7 @@ impl Failure {
     /// With a word on memory, if a process of the function was killed for it.
     pub(crate) fn beside(mut self, memory: Option<Memory>) -> Self {
         if let (Self::Told { report, .. }, Some(memory)) = (&mut self, memory) {
-            let limit = size(&memory.limit_bytes);
+            let limit = size(memory.limit_bytes);
             report.causes.push(format!("a process that it had started was killed: together they used more memory than the limit of {limit}"));
             report.hint.get_or_insert_with(|| memory.hint());
         }
@@ -176,7 +176,7 @@ impl Coded for Failure {
             Self::OutOfMemory { memory, last_lines, .. } => {
                 let report = Report::new("RUN0031", Fault::Request, message);
                 let report = match memory.peak_bytes {
-                    Some(peak) => report.with_cause(format!("at most it used {} at a time", size(&peak))),
+                    Some(peak) => report.with_cause(format!("at most it used {} at a time", size(peak))),
                     None => report,
                 };
                 printed(report, last_lines).with_hint(memory.hint())
@@ -214,8 +214,8 @@ fn printed(report: Report, last_lines: &[String]) -> Report {
 }
 
 /// `300 MiB`
-fn size(bytes: &u64) -> String {
-    match *bytes {
+fn size(bytes: u64) -> String {
+    match bytes {
         bytes if bytes >= 10 << 30 => format!("{} GiB", bytes >> 30),
         bytes if bytes >= 1 << 20 => format!("{} MiB", bytes >> 20),
         bytes => format!("{bytes} bytes"),

@@ -190,7 +190,7 @@ impl FunctionProcess {
         let reply = exchange.finish();
         match (ended, reply) {
             (Ended::TimedOut(limit), _) => {
-                Err(Failure::TimedOut { node: self.node.clone(), limit, last_lines: self.last_lines.into() })
+                Err(Failure::TimedOut { node: self.node.clone(), limit, last_lines: Vec::from(self.last_lines.clone()) })
             }
             (Ended::Failed(source), _) => Err(self.start_failure(source)),
             (Ended::Exited, Ok(Some(frame))) => self.answer(frame),
