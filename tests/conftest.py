@@ -101,7 +101,7 @@ class Started:
         self.args = args
         self.unread = {"stdout": b"", "stderr": b""}
         self.popen = subprocess.Popen(
-            [FOREBAY, *args],
+            [*lab.command(), *args],
             env=lab.environment,
             cwd=lab.folder,
             stdin=subprocess.DEVNULL,
@@ -154,6 +154,10 @@ class Lab:
             USER="ann",
             NO_COLOR="1",
         )
+
+    def command(self) -> list[str]:
+        """The command, before its arguments."""
+        return [FOREBAY]
 
     def start(self, *args: str | Path) -> Started:
         """Starts a command."""

@@ -106,6 +106,10 @@ pub(crate) enum Refusal {
 }
 
 impl Sandbox {
+    /// How to get control groups.
+    pub const GROUPS_REMEDY: &str = "let systemd delegate a group: start the background process with `systemd-run --user --scope \
+        -p Delegate=yes forebay daemon start`";
+
     /// Sandboxes that this launcher makes.
     #[must_use]
     pub fn new(launcher: Launcher) -> Self {
@@ -149,7 +153,7 @@ impl Sandbox {
         let mut missing: Vec<_> =
             lost.map(|(feature, why)| (format!("{feature}: {why}"), feature.remedy().to_owned())).collect();
         if let Err(why) = self.groups() {
-            missing.push((format!("control groups: {why}"), GROUPS_REMEDY.to_owned()));
+            missing.push((format!("control groups: {why}"), Self::GROUPS_REMEDY.to_owned()));
         }
         Ok(missing)
     }
@@ -239,10 +243,6 @@ impl Sandbox {
         Ok(found)
     }
 }
-
-/// How to get control groups.
-const GROUPS_REMEDY: &str = "let systemd delegate a group: start the background process with `systemd-run --user --scope -p Delegate=yes \
-    forebay daemon start`; without it a memory limit holds for each process of a function, not for all of them together";
 
 /// So many hundredths of this machine's memory.
 fn share(percent: u64) -> u64 {

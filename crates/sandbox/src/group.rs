@@ -20,6 +20,8 @@ pub struct Groups {
     /// The folder of all functions, by controller; with version 2 both are one.
     memory: Option<PathBuf>,
     processes: Option<PathBuf>,
+    /// Version 2: where this process has moved to.
+    here: Option<PathBuf>,
     number: AtomicU64,
 }
 
@@ -66,7 +68,7 @@ impl Groups {
             write(&memory.join("memory.limit_in_bytes"), bytes).map_err(|error| told(&memory, &error))?;
         }
         let processes = place(&mounts, &own, Some("pids")).and_then(|pids| first(&pids.folder, &name).ok());
-        Ok(Self { version: Version::One, memory: Some(memory), processes, number: AtomicU64::new(0) })
+        Ok(Self { version: Version::One, memory: Some(memory), processes, here: None, number: AtomicU64::new(0) })
     }
 
     /// In a few words, for people.
@@ -120,6 +122,10 @@ impl Groups {
 
 impl Drop for Groups {
     fn drop(&mut self) {
+        if let (Version::Two, Some(own), Some(here)) = (self.version, self.memory.as_deref().and_then(Path::parent), &self.here) {
+            let _ = fs::write(own.join("cgroup.procs"), std::process::id().to_string());
+            let _ = fs::remove_dir(here);
+        }
         for folder in [&self.memory, &self.processes].into_iter().flatten() {
             // One that is still in use is removed by the next supervisor.
             let _ = fs::remove_dir(folder);
@@ -212,7 +218,8 @@ fn second(own: &Path, name: &str, memory_bytes_max: Option<u64>) -> Result<Group
         let _ = fs::remove_dir(&folder);
         told(own, &error)
     })?;
-    Ok(Groups { version: Version::Two, memory: Some(folder.clone()), processes: Some(folder), number: AtomicU64::new(0) })
+    let memory = Some(folder.clone());
+    Ok(Groups { version: Version::Two, memory, processes: Some(folder), here: Some(here), number: AtomicU64::new(0) })
 }
 
 /// Removes the groups of supervisors that have gone.
