@@ -232,7 +232,9 @@ class Lab:
 
     def functions(self) -> list[int]:
         """Processes below the daemon, but for the launcher, the parent of all functions, which stays."""
-        return [process for process in descendants(self.daemon()) if not is_launcher(process)]
+        daemon = self.daemon()
+        above = parents()
+        return [one for one in descendants(daemon) if not (above.get(one) == daemon and is_launcher(one))]
 
     def sandbox(self, **settings: Any) -> None:
         """Sets `[sandbox]` of the configuration: `mode`, `read`, `write`."""

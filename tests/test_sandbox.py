@@ -190,8 +190,8 @@ def odd(name):
         what = os.readlink("/proc/self/fd/" + name)
     except OSError:
         return False  # The listing itself.
-    # Its inputs and the arena are memory files; libraries keep what they opened themselves.
-    return not what.startswith(("/memfd:", "/dev/", "/proc/self", "/proc/", "anon_inode:", "pipe:"))
+    # Its channel is a socket, its inputs and the arena are memory files; libraries keep what they opened themselves.
+    return not what.startswith(("socket:", "/memfd:", "/dev/", "/proc/", "anon_inode:"))
 
 @forebay.model(materialization_strategy="REPLACE")
 def attacker():
@@ -306,7 +306,11 @@ DISASTERS = {
     "abort": ("os.abort()", "", ["RUN0011"]),
     "os._exit": ("os._exit(0)", "", ["RUN0010"]),
     "no descriptors": ("os.closerange(0, 10_000)", "", ["RUN0010", "RUN0011", "RUN0115", "RUN0015", "IPC0101"]),
-    "writing to its channel": ("os.write(0, b'garbage' * 1000)", "", ["RUN0015", "RUN0010", "RUN0115", None]),
+    "writing to its channel": (
+        "for n in range(3, 64):\n    try: os.write(n, b'garbage' * 1000)\n    except OSError: pass",
+        "",
+        ["RUN0015", "RUN0010", "RUN0115", None],
+    ),
     "killing everybody": ("os.kill(-1, signal.SIGKILL)", "", [None, "RUN0011"]),
     "daemons": (
         "for _ in range(5):\n    if os.fork() == 0:\n        os.setsid()\n        if os.fork() == 0:\n"
@@ -391,6 +395,7 @@ def test_memory_of_all_processes_of_a_function_counts(lab: Lab) -> None:
 
 def test_errors_say_limit_and_peak_and_what_to_do(lab: Lab) -> None:
     body = """
+        @forebay.model()
         @forebay.resources(memory="200M")
         def greedy():
             print("before the end")
@@ -398,7 +403,7 @@ def test_errors_say_limit_and_peak_and_what_to_do(lab: Lab) -> None:
             while True:
                 hoard.append(b"x" * 1_000_000)
     """
-    failed = lab.run(lab.project("@forebay.model()" + body)).failed(1)
+    failed = lab.run(lab.project(body)).failed(1)
     error = failed.json["error"]
     assert error["code"] == "RUN0031" and "200 MiB" in error["message"], str(failed)
     assert "memory=" in error["hint"] and "before the end" in failed.err
