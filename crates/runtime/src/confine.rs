@@ -150,8 +150,7 @@ impl Sandbox {
     /// The launcher cannot be started.
     pub fn missing(&self) -> io::Result<Vec<(String, String)>> {
         let lost = self.host()?.lost.iter();
-        let mut missing: Vec<_> =
-            lost.map(|(feature, why)| (format!("{feature}: {why}"), feature.remedy().to_owned())).collect();
+        let mut missing: Vec<_> = lost.map(|(feature, why)| (format!("{feature}: {why}"), feature.remedy().to_owned())).collect();
         if let Err(why) = self.groups() {
             missing.push((format!("control groups: {why}"), Self::GROUPS_REMEDY.to_owned()));
         }
@@ -274,7 +273,8 @@ fn interpreter(python: &Path, host: &Host) -> io::Result<Interpreter> {
         let parts = ["bin", "lib", "lib64", "libexec", "include", "ssl"].map(|part| prefix.join(part));
         found.read.extend(parts.into_iter().filter(|part| part.is_dir()));
     }
-    let is_there = |path: &Path, found: &Interpreter| host.is_system(path) || found.read.iter().any(|part| path.starts_with(part));
+    let is_there =
+        |path: &Path, found: &Interpreter| host.is_system(path) || found.read.iter().any(|part| path.starts_with(part));
     let mut at = python.to_owned();
     // The kernel follows as many links.
     for _ in 0..40 {
@@ -341,23 +341,25 @@ mod tests {
         let root = folder.path().canonicalize().unwrap();
         let make = |path: &str| std::fs::create_dir_all(root.join(path)).unwrap();
         let link = |to: &str, path: &str| std::os::unix::fs::symlink(root.join(to), root.join(path)).unwrap();
-        ["home/versions/3.11.7/bin", "home/versions/3.11.7/lib", "home/versions/3.11.7/secrets", "home/bin", "env/bin"].iter().for_each(|path| make(path));
+        ["home/versions/3.11.7/bin", "home/versions/3.11.7/lib", "home/versions/3.11.7/secrets", "home/bin", "env/bin"]
+            .iter()
+            .for_each(|path| make(path));
         std::fs::write(root.join("home/versions/3.11.7/bin/python3.11"), "").unwrap();
         link("home/versions/3.11.7", "home/versions/3.11");
         link("home/versions/3.11/bin/python3.11", "home/bin/python");
         link("home/bin/python", "env/bin/python");
-        std::fs::write(root.join("env/pyvenv.cfg"), format!("home = {}\nversion = 3\n", root.join("home/versions/3.11/bin").display()))
-            .unwrap();
+        std::fs::write(
+            root.join("env/pyvenv.cfg"),
+            format!("home = {}\nversion = 3\n", root.join("home/versions/3.11/bin").display()),
+        )
+        .unwrap();
         let found = interpreter(&root.join("env/bin/python"), &Host::default()).unwrap();
         let short = |path: &Path| path.strip_prefix(&root).unwrap().display().to_string();
         let read: Vec<String> = found.read.iter().map(|path| short(path)).collect();
         assert_eq!(read, ["env", "home/versions/3.11.7/bin", "home/versions/3.11.7/lib"]);
         let links: Vec<String> = found.links.iter().map(|(path, to)| format!("{} -> {}", short(path), short(to))).collect();
         let real = "home/versions/3.11.7/bin";
-        assert_eq!(
-            links,
-            [format!("home/bin/python -> {real}/python3.11"), format!("home/versions/3.11/bin -> {real}")]
-        );
+        assert_eq!(links, [format!("home/bin/python -> {real}/python3.11"), format!("home/versions/3.11/bin -> {real}")]);
     }
 
     #[test]

@@ -123,7 +123,9 @@ pub struct Memory {
 impl Memory {
     fn hint(&self) -> String {
         let more = (self.limit_bytes >> 20).saturating_mul(2).max(1);
-        format!("read fewer columns or rows, or give it more: `@forebay.resources(memory=\"{more}MiB\")`, or `forebay run --memory {more}MiB`")
+        format!(
+            "read fewer columns or rows, or give it more: `@forebay.resources(memory=\"{more}MiB\")`, or `forebay run --memory {more}MiB`"
+        )
     }
 }
 
@@ -138,7 +140,9 @@ impl Failure {
     pub(crate) fn beside(mut self, memory: Option<Memory>) -> Self {
         if let (Self::Told { report, .. }, Some(memory)) = (&mut self, memory) {
             let limit = size(memory.limit_bytes);
-            report.causes.push(format!("a process that it had started was killed: together they used more memory than the limit of {limit}"));
+            report.causes.push(format!(
+                "a process that it had started was killed: together they used more memory than the limit of {limit}"
+            ));
             report.hint.get_or_insert_with(|| memory.hint());
         }
         self
@@ -183,14 +187,20 @@ impl Coded for Failure {
             }
             Self::Strict { missing, .. } => {
                 let report = Report::new("RUN0030", Fault::Platform, message);
-                let report = missing.iter().fold(report, |report, missing| report.with_cause(format!("this host has no {missing}")));
-                report.with_hint("`forebay doctor` says how to allow it; or set `mode = \"auto\"` in `[sandbox]` of the configuration")
+                let report =
+                    missing.iter().fold(report, |report, missing| report.with_cause(format!("this host has no {missing}")));
+                report.with_hint(
+                    "`forebay doctor` says how to allow it; or set `mode = \"auto\"` in `[sandbox]` of the configuration",
+                )
             }
             Self::Sandbox { layer, step, source, .. } => Report::new("RUN0032", Fault::Platform, message)
                 .with_cause(format!("{layer}: could not {step}: {source}"))
                 .with_hint("run `forebay doctor`, which tries every layer; free memory and process ids if they have run out"),
             Self::TimedOut { limit, last_lines, .. } => printed(Report::new("RUN0012", Fault::Request, message), last_lines)
-                .with_hint(format!("give it more time with `@forebay.resources(timeout={})`, or less to do", limit.as_secs().saturating_mul(2).max(1))),
+                .with_hint(format!(
+                    "give it more time with `@forebay.resources(timeout={})`, or less to do",
+                    limit.as_secs().saturating_mul(2).max(1)
+                )),
             Self::Cancelled { .. } => Report::new("RUN0013", Fault::Request, message),
             Self::Start { program, source, .. } => Report::new("RUN0014", Fault::Platform, message)
                 .with_cause(format!("`{}`: {source}", program.display()))
@@ -201,9 +211,9 @@ impl Coded for Failure {
             Self::Answer { why, .. } => Report::new("RUN0015", Fault::Platform, message)
                 .with_cause(why)
                 .with_hint("user code must leave file descriptor 0 alone; otherwise this is a defect of Forebay"),
-            Self::Runtime { why } => Report::new("RUN0016", Fault::Platform, message)
-                .with_cause(why)
-                .with_hint("install the package again (`pip install .`), or name the folder that holds `forebay/` in FOREBAY_RUNTIME"),
+            Self::Runtime { why } => Report::new("RUN0016", Fault::Platform, message).with_cause(why).with_hint(
+                "install the package again (`pip install .`), or name the folder that holds `forebay/` in FOREBAY_RUNTIME",
+            ),
         }
     }
 }
@@ -261,7 +271,14 @@ fn signal_name(signal: i32) -> &'static str {
 }
 
 /// The `Failed` reply as a failure.
-pub(crate) fn told(code: String, message: String, causes: Vec<String>, hint: Option<String>, traceback: Option<String>, fault: &str) -> Failure {
+pub(crate) fn told(
+    code: String,
+    message: String,
+    causes: Vec<String>,
+    hint: Option<String>,
+    traceback: Option<String>,
+    fault: &str,
+) -> Failure {
     let fault = match fault {
         "platform" => Fault::Platform,
         "usage" => Fault::Usage,
@@ -279,11 +296,27 @@ mod tests {
     fn every_ending_has_its_code_and_says_who() {
         let node = || "daily".to_owned();
         let cases = [
-            (Failure::Exited { node: node(), code: 3, last_lines: vec![] }, "RUN0010", "`daily` exited with code 3 before returning"),
-            (Failure::Killed { node: node(), signal: 9, memory_bytes: Some(1 << 30), last_lines: vec![] }, "RUN0011", "`daily` was killed by signal 9 (SIGKILL)"),
-            (Failure::TimedOut { node: node(), limit: Duration::from_secs(2), last_lines: vec![] }, "RUN0012", "`daily` ran longer than its limit of 2 s"),
             (
-                Failure::OutOfMemory { node: node(), memory: Memory { limit_bytes: 300 << 20, peak_bytes: None }, last_lines: vec![] },
+                Failure::Exited { node: node(), code: 3, last_lines: vec![] },
+                "RUN0010",
+                "`daily` exited with code 3 before returning",
+            ),
+            (
+                Failure::Killed { node: node(), signal: 9, memory_bytes: Some(1 << 30), last_lines: vec![] },
+                "RUN0011",
+                "`daily` was killed by signal 9 (SIGKILL)",
+            ),
+            (
+                Failure::TimedOut { node: node(), limit: Duration::from_secs(2), last_lines: vec![] },
+                "RUN0012",
+                "`daily` ran longer than its limit of 2 s",
+            ),
+            (
+                Failure::OutOfMemory {
+                    node: node(),
+                    memory: Memory { limit_bytes: 300 << 20, peak_bytes: None },
+                    last_lines: vec![],
+                },
                 "RUN0031",
                 "`daily` used more memory than its limit of 300 MiB",
             ),

@@ -30,11 +30,12 @@ use crate::cancel::CancelToken;
 use crate::confine::{Access, Confined, Refusal, Sandbox, Settings};
 use crate::error::{Failure, Memory, told};
 use crate::exchange::{Broken, Exchange, Line};
-use crate::limits::{EXIT_GRACE, LAST_LINES_MAX, LAST_LINE_CHARS_MAX};
+use crate::limits::{EXIT_GRACE, LAST_LINE_CHARS_MAX, LAST_LINES_MAX};
 use crate::lines::{Lines, Stream};
 
 /// Starts a Python function: `argv[1]` is the folder that holds the package `forebay`.
-const BOOTSTRAP: &str = "import sys; sys.path.insert(0, sys.argv[1]); del sys.argv[1:]; from forebay._function import main; main()";
+const BOOTSTRAP: &str =
+    "import sys; sys.path.insert(0, sys.argv[1]); del sys.argv[1:]; from forebay._function import main; main()";
 
 /// The allocator of Python functions, in the folder that holds the package.
 const PRELOAD: &str = "forebay/preload.so";

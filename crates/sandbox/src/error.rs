@@ -21,7 +21,9 @@ impl Error {
     pub fn cause(&self) -> io::Error {
         match self {
             Self::Refused(refusal) => io::Error::from_raw_os_error(refusal.errno),
-            Self::Launcher(error) => error.raw_os_error().map_or_else(|| io::Error::other(error.to_string()), io::Error::from_raw_os_error),
+            Self::Launcher(error) => {
+                error.raw_os_error().map_or_else(|| io::Error::other(error.to_string()), io::Error::from_raw_os_error)
+            }
         }
     }
 }

@@ -145,14 +145,8 @@ const REFUSED_HERE: &[libc::c_long] = &[];
 /// The filter. With `no_sockets` no socket can be opened at all, except pairs.
 #[must_use]
 pub fn program(no_sockets: bool) -> Vec<Instruction> {
-    let mut program = vec![
-        load(ARCHITECTURE),
-        when(IS, OURS, 1, 0),
-        end(KILL),
-        load(NUMBER),
-        when(AT_LEAST, X32, 0, 1),
-        end(KILL),
-    ];
+    let mut program =
+        vec![load(ARCHITECTURE), when(IS, OURS, 1, 0), end(KILL), load(NUMBER), when(AT_LEAST, X32, 0, 1), end(KILL)];
     for &call in REFUSED.iter().chain(REFUSED_HERE) {
         program.extend([when(IS, number(call), 0, 1), end(refuse(libc::EPERM))]);
     }
@@ -243,7 +237,8 @@ mod tests {
         for &call in REFUSED.iter().chain(REFUSED_HERE) {
             assert_eq!(ours(false, call, [0, 0]), not_permitted, "{call}");
         }
-        for call in [libc::SYS_read, libc::SYS_mmap, libc::SYS_execve, libc::SYS_memfd_create, libc::SYS_futex, libc::SYS_sendmsg] {
+        for call in [libc::SYS_read, libc::SYS_mmap, libc::SYS_execve, libc::SYS_memfd_create, libc::SYS_futex, libc::SYS_sendmsg]
+        {
             assert_eq!(ours(true, call, [0, 0]), ALLOW, "{call}");
         }
         assert_eq!(ours(false, libc::SYS_clone3, [0, 0]), refuse(libc::ENOSYS));

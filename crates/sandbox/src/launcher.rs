@@ -260,7 +260,8 @@ fn answer(message: &[u8], descriptors: Vec<OwnedFd>, socket: &OwnedFd, superviso
     let supervisor = supervisor.try_clone().map_err(failed)?;
     let flag = |wanted, flag| if wanted { flag } else { 0 };
     let flags = flag(order.plan.user.is_some(), libc::CLONE_NEWUSER) | flag(order.plan.processes, libc::CLONE_NEWPID);
-    let child = sys::clone(flags).map_err(|error| refuse((flags != 0).then_some(Feature::Users), "make a user namespace", &error))?;
+    let child =
+        sys::clone(flags).map_err(|error| refuse((flags != 0).then_some(Feature::Users), "make a user namespace", &error))?;
     let Some((process, pidfd)) = child else {
         drop(go);
         let _ = sys::close_between(socket_number(socket), socket_number(socket));
@@ -286,7 +287,8 @@ fn socket_number(socket: &OwnedFd) -> u32 {
 /// Lets [`INSIDE_ID`](crate::limits::INSIDE_ID) stand for a user and a group of the outside.
 fn map_users(process: i32, uid: u32, gid: u32) -> Result<(), (&'static str, io::Error)> {
     let inside = crate::limits::INSIDE_ID;
-    let write = |file: &'static str, text: String| std::fs::write(format!("/proc/{process}/{file}"), text).map_err(|error| (file, error));
+    let write =
+        |file: &'static str, text: String| std::fs::write(format!("/proc/{process}/{file}"), text).map_err(|error| (file, error));
     if sys::who() == (uid, gid) {
         // The kernel's condition for whoever maps nobody but themselves.
         write("setgroups", "deny".into())?;

@@ -88,7 +88,9 @@ impl Feature {
             Self::Files | Self::Processes => {
                 "use Linux 5.12 or newer and let user namespaces mount; in a container, run it with `--security-opt systempaths=unconfined`"
             }
-            Self::Network | Self::Ipc => "allow network and IPC namespaces: `sysctl user.max_net_namespaces`, `sysctl user.max_ipc_namespaces`",
+            Self::Network | Self::Ipc => {
+                "allow network and IPC namespaces: `sysctl user.max_net_namespaces`, `sysctl user.max_ipc_namespaces`"
+            }
             Self::Landlock => "use Linux 5.13 or newer with `landlock` in the kernel's `lsm=` parameter",
             Self::Calls => "use a kernel with `CONFIG_SECCOMP_FILTER`",
         }

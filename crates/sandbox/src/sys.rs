@@ -132,14 +132,7 @@ pub fn attach(tree: &OwnedFd, at: &Path) -> Result {
     let at = text(at)?;
     // SAFETY: both paths are C strings.
     let result = unsafe {
-        libc::syscall(
-            libc::SYS_move_mount,
-            tree.as_raw_fd(),
-            c"".as_ptr(),
-            libc::AT_FDCWD,
-            at.as_ptr(),
-            MOVE_MOUNT_F_EMPTY_PATH,
-        )
+        libc::syscall(libc::SYS_move_mount, tree.as_raw_fd(), c"".as_ptr(), libc::AT_FDCWD, at.as_ptr(), MOVE_MOUNT_F_EMPTY_PATH)
     };
     number(result).map(drop)
 }

@@ -13,7 +13,9 @@ pub fn node(node: &Node, execution: &Execution) -> Access {
     match &node.work {
         Work::Python(python) => Access { internet: python.internet_access, ..Access::default() },
         Work::Sql(_) => Access::default(),
-        Work::Scan(scan) => Access { read: [Some(tables), table(&scan.metadata_location)].into_iter().flatten().collect(), ..Access::default() },
+        Work::Scan(scan) => {
+            Access { read: [Some(tables), table(&scan.metadata_location)].into_iter().flatten().collect(), ..Access::default() }
+        }
         Work::Write(write) => {
             // The first table makes the folder, which must be there to be let in. What fails here is told by the write.
             let _ = std::fs::create_dir_all(&tables);
@@ -25,7 +27,11 @@ pub fn node(node: &Node, execution: &Execution) -> Access {
 
 /// For an import.
 pub fn import(import: &Import) -> Access {
-    Access { read: import.files.iter().map(|file| path(file)).collect(), write: table(&import.base).into_iter().collect(), internet: false }
+    Access {
+        read: import.files.iter().map(|file| path(file)).collect(),
+        write: table(&import.base).into_iter().collect(),
+        internet: false,
+    }
 }
 
 /// A path or `file://` URI as a path.

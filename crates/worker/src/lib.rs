@@ -60,7 +60,15 @@ impl Options {
     /// Defaults, with this cache folder.
     #[must_use]
     pub fn new(cache_dir: impl Into<PathBuf>) -> Self {
-        Self { cache_dir: cache_dir.into(), parallelism: None, memory_bytes_max: None, executor: None, forked_launcher: false, uv: None, offline: false }
+        Self {
+            cache_dir: cache_dir.into(),
+            parallelism: None,
+            memory_bytes_max: None,
+            executor: None,
+            forked_launcher: false,
+            uv: None,
+            offline: false,
+        }
     }
 }
 
@@ -152,7 +160,11 @@ impl Worker {
             runtime: PythonRuntime::new(&options.cache_dir),
             segment_ids: SegmentIds::default(),
             environments,
-            sandbox: Sandbox::new(if options.forked_launcher { Launcher::forked() } else { Launcher::new(Path::new(THIS_PROGRAM)) }),
+            sandbox: Sandbox::new(if options.forked_launcher {
+                Launcher::forked()
+            } else {
+                Launcher::new(Path::new(THIS_PROGRAM))
+            }),
             options,
         })
     }
@@ -163,7 +175,12 @@ impl Worker {
     }
 
     /// Appends files to a table, in a process of its own.
-    pub fn import(&self, import: &Import, events: &(dyn Fn(WorkerEvent) + Sync), cancel: &CancelToken) -> Result<Imported, NodeError> {
+    pub fn import(
+        &self,
+        import: &Import,
+        events: &(dyn Fn(WorkerEvent) + Sync),
+        cancel: &CancelToken,
+    ) -> Result<Imported, NodeError> {
         let node = format!("import:{}", import.name);
         let call = Call {
             node: node.clone(),

@@ -30,10 +30,14 @@ fn layers(sandbox: &Sandbox) -> Check {
     };
     if host.lost.is_empty() {
         let version = host.landlock;
-        return Check::ok("sandbox", format!("every function gets files, processes, network and a user of its own (landlock {version}, seccomp)"));
+        return Check::ok(
+            "sandbox",
+            format!("every function gets files, processes, network and a user of its own (landlock {version}, seccomp)"),
+        );
     }
     let lost: Vec<String> = host.lost.iter().map(|(feature, why)| format!("no {feature}: {why}")).collect();
-    let mut remedies: Vec<&str> = host.lost.iter().filter(|(_, why)| !why.starts_with("it needs ")).map(|(feature, _)| feature.remedy()).collect();
+    let mut remedies: Vec<&str> =
+        host.lost.iter().filter(|(_, why)| !why.starts_with("it needs ")).map(|(feature, _)| feature.remedy()).collect();
     remedies.dedup();
     Check::off("sandbox", State::Warning, lost.join("\n"), remedies.join("; "))
 }
