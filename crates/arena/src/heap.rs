@@ -9,6 +9,7 @@
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 
 use crate::fork;
+use crate::huge;
 use crate::lock::Guard;
 use crate::space::{self, NONE, Shard, State, UNIT_BYTES, units_for};
 use crate::statistics::{COUNTERS, count, held_bytes, lower};
@@ -26,6 +27,9 @@ const HUGE_UNITS: u32 = (2 << 20) / UNIT_BYTES as u32;
 /// Maps from this size on start at a multiple of 64 MiB: allocators that align by mapping more then have nothing to cut off.
 const WIDE_FROM_BYTES: usize = 32 << 20;
 const WIDE_UNITS: u32 = (64 << 20) / UNIT_BYTES as u32;
+/// Maps and zeroed blocks from these sizes on may be used in part only: their pages come as they are touched.
+const SPARSE_MAP_BYTES: usize = 1 << 30;
+const SPARSE_ZEROS_BYTES: usize = 64 << 20;
 /// A block that moves because it grows gets this many times its new size as spare addresses behind it. They cost nothing.
 const SPARE_TIMES: u32 = 3;
 /// Attempts at a request while generations change under it, before it is passed through.
@@ -67,6 +71,25 @@ impl Request {
         };
         usual.max((self.alignment / UNIT_BYTES) as u32)
     }
+
+    /// Whether its bytes will all be written, as far as can be told. Zeros may be the start of something sparse, and very large
+    /// maps are what allocators cut pieces from.
+    fn will_be_filled(&self) -> bool {
+        let sparse_from = match (self.kind, self.zeroed) {
+            (Kind::Map, _) => SPARSE_MAP_BYTES,
+            (_, true) => SPARSE_ZEROS_BYTES,
+            _ => usize::MAX,
+        };
+        !self.reserved && self.bytes < sparse_from
+    }
+}
+
+/// Backs the fresh units of a block that was `before` bytes long by huge pages, while less than half of the limit is promised:
+/// near the limit only what is touched may count.
+fn back(at: usize, before: usize, bytes: usize) {
+    if COUNTERS.live.load(Relaxed).saturating_add(COUNTERS.dirty.load(Relaxed)) <= LIMIT_BYTES.load(Relaxed) / 2 {
+        huge::back(at + units_for(before) as usize * UNIT_BYTES..at + units_for(bytes) as usize * UNIT_BYTES);
+    }
 }
 
 /// Serves a request. A recycled block is zeroed here when it must be.
@@ -95,6 +118,9 @@ pub fn allocate(mut request: Request) -> Served {
         if dirty && request.zeroed {
             // SAFETY: the block was just made ours; it spans at least the requested bytes of a shared, writable window.
             unsafe { std::ptr::write_bytes(at as *mut u8, 0, request.bytes) };
+        }
+        if !dirty && request.will_be_filled() {
+            back(at, 0, request.bytes);
         }
         return Served::At(at);
     }
@@ -182,7 +208,9 @@ pub fn forget_exhaustion() {
 /// Whether `bytes` more may be held. What is promised is compared first; only when that is too much do we ask what is held.
 fn fits_limit(bytes: usize) -> bool {
     let limit = LIMIT_BYTES.load(Relaxed);
-    if limit == usize::MAX || COUNTERS.live.load(Relaxed).saturating_add(COUNTERS.dirty.load(Relaxed)).saturating_add(bytes) <= limit {
+    if limit == usize::MAX
+        || COUNTERS.live.load(Relaxed).saturating_add(COUNTERS.dirty.load(Relaxed)).saturating_add(bytes) <= limit
+    {
         return true;
     }
     let fits = |spared: usize| (held_bytes() as usize).saturating_sub(spared).saturating_add(bytes) <= limit;
@@ -378,6 +406,8 @@ pub fn resize(address: usize, bytes: usize) -> bool {
     head.set_used(Kind::Block, wanted.max(length), bytes as u64);
     COUNTERS.live.fetch_add((wanted - touched) as usize * UNIT_BYTES, Relaxed);
     count(&COUNTERS.in_place);
+    drop(shard);
+    back(address, before, bytes);
     true
 }
 

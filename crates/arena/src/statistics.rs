@@ -32,6 +32,8 @@ pub struct Statistics {
     pub generations: u64,
     /// Requests refused because of the limit.
     pub refused: u64,
+    /// Bytes of fresh memory that came in huge pages.
+    pub huge_bytes: u64,
     /// Large requests that the arena could not serve, and left to the host's allocator or kernel.
     pub passed_through: u64,
 }
@@ -94,6 +96,7 @@ pub fn statistics() -> Statistics {
         thaws: COUNTERS.thaws.load(Relaxed),
         generations: COUNTERS.generations.load(Relaxed),
         refused: COUNTERS.refused.load(Relaxed),
+        huge_bytes: crate::huge::BACKED.load(Relaxed),
         passed_through: COUNTERS.passed_through.load(Relaxed),
     }
 }

@@ -282,6 +282,40 @@ fn large_blocks_are_in_the_file() {
 
 #[test]
 #[cfg_attr(miri, ignore = "Miri knows no memory files")]
+fn fresh_memory_comes_in_huge_pages_where_the_kernel_gives_them() {
+    alone("fresh_memory_comes_in_huge_pages_where_the_kernel_gives_them", Settings::default(), |arena| {
+        let huge = |wanted: usize| if crate::gives_huge_pages() { wanted as u64 } else { 0 };
+        let large = vec![1u8; 20 * MIB + 300_000];
+        assert_eq!(arena.statistics().huge_bytes, huge(20 * MIB), "not the last one: less than half of it is used");
+        let mut growing = Vec::<u8>::with_capacity(3 * MIB);
+        growing.resize(3 * MIB, 3);
+        growing.reserve_exact(6 * MIB);
+        growing.resize(9 * MIB, 3);
+        assert!(arena.statistics().huge_bytes >= huge(28 * MIB));
+        let sparse = vec![0u8; 512 * MIB];
+        let map = map(1 << 30);
+        assert!(arena.statistics().huge_bytes < 64 * MIB as u64, "what may be sparse comes as it is touched");
+        assert!(arena.statistics().held_bytes < 64 * MIB as u64);
+        assert!(growing.iter().all(|&byte| byte == 3) && large.iter().all(|&byte| byte == 1));
+        assert!(sparse[9 * MIB..30 * MIB].iter().all(|&byte| byte == 0) && map[5] == 0);
+        maps::unmap(range(map));
+    });
+}
+
+#[test]
+#[cfg_attr(miri, ignore = "Miri knows no memory files")]
+fn near_the_limit_only_what_is_touched_counts() {
+    let settings = Settings::within(64 * MIB);
+    alone("near_the_limit_only_what_is_touched_counts", settings, |arena| {
+        let touched = vec![1u8; 40 * MIB];
+        let reserved = [23, 20, 20].map(|size| Vec::<u8>::with_capacity(size * MIB));
+        assert!(arena.statistics().held_bytes <= 42 * MIB as u64, "what is reserved is not filled for its owner");
+        assert_eq!((touched.len(), reserved.len()), (40 * MIB, 3));
+    });
+}
+
+#[test]
+#[cfg_attr(miri, ignore = "Miri knows no memory files")]
 fn freed_memory_is_recycled_zeroed_on_request_and_given_back_beyond_the_cap() {
     let settings = Settings { keep_bytes: 8 * MIB, ..Settings::default() };
     alone("freed_memory_is_recycled_zeroed_on_request_and_given_back_beyond_the_cap", settings, |arena| {

@@ -84,7 +84,8 @@ pub unsafe extern "C" fn mmap64(
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn munmap(address: *mut c_void, length: size_t) -> c_int {
     // SAFETY: the caller's promise is passed on, for what is not the arena's.
-    let kernel = |range: Range<usize>| range.is_empty() || unsafe { libc::syscall(libc::SYS_munmap, range.start, range.len()) } == 0;
+    let kernel =
+        |range: Range<usize>| range.is_empty() || unsafe { libc::syscall(libc::SYS_munmap, range.start, range.len()) } == 0;
     let whole = address as usize..(address as usize).saturating_add(length);
     match ours(address, length) {
         Some(range) => {

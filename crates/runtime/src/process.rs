@@ -385,6 +385,8 @@ impl Program {
         let arena = runtime.join(PRELOAD);
         if arena.is_file() {
             environment.push(variable("LD_PRELOAD", arena.display().to_string()));
+            // Arrow's other allocators cut columns out of maps of a gigabyte, which get no huge pages.
+            environment.push(variable("ARROW_DEFAULT_MEMORY_POOL", "system".into()));
         }
         if !warm.is_empty() {
             environment.push(variable("FOREBAY_WARM", warm.join(",")));

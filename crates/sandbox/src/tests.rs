@@ -217,10 +217,8 @@ fn without_namespaces_the_tree_is_killed_all_the_same() {
         assert_eq!(life.read(&mut [0]).unwrap(), 0);
         sys::wait_readable([function.pidfd()]).unwrap();
     }
-    let seen = run_with(&Order {
-        command: with(&order, "cat /etc/shadow || echo x > /tmp/forebay-new || ls /root"),
-        ..order.clone()
-    });
+    let seen =
+        run_with(&Order { command: with(&order, "cat /etc/shadow || echo x > /tmp/forebay-new || ls /root"), ..order.clone() });
     assert!(seen.code != 0, "{}", seen.out);
 }
 
