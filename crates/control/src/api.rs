@@ -326,6 +326,12 @@ pub struct Run {
     pub preview: String,
     #[serde(default)]
     pub detach: bool,
+    /// Processors of each function, whatever it declares.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpus: Option<f64>,
+    /// Memory limit of each model, whatever it declares.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_bytes: Option<u64>,
 }
 
 fn yes() -> bool {

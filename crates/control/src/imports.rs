@@ -101,6 +101,7 @@ pub(crate) fn import(session: &Session<'_>, import: &Import) -> Result<ImportRes
             best_effort: import.best_effort,
             continue_on_error: import.continue_on_error,
             properties: Vec::new(),
+            sandbox: session.service.sandbox()?,
         };
         let done = append(session, job, &request)?;
         if !done.files.is_empty() {

@@ -113,7 +113,8 @@ fn planned(session: &Session<'_>, run: &api::Run, at: &Ref) -> Result<Planned, a
     };
     let logical = forebay_plan::logical(&project.sources, &options).map_err(reports)?;
     let snapshot = snapshots::take(session, &logical, &at.hash)?;
-    let physical = forebay_plan::physical(&logical, &snapshot).map_err(reports)?;
+    let mut physical = forebay_plan::physical(&logical, &snapshot).map_err(reports)?;
+    physical.limit(run.cpus, run.memory_bytes);
     Ok(Planned { project, logical, physical })
 }
 
@@ -230,6 +231,7 @@ impl Attempt<'_> {
             strict: self.run.strict,
             preview,
             keep: Vec::new(),
+            sandbox: self.session.service.sandbox()?,
         };
         Ok(execute(self.session, self.job, &execution)?)
     }

@@ -142,6 +142,11 @@ impl Service {
         Ok(self.worker.get_or_init(|| worker))
     }
 
+    /// How functions are confined, as the configuration says now.
+    pub(crate) fn sandbox(&self) -> Result<forebay_worker::SandboxSettings, api::Error> {
+        Ok(crate::config::Config::load(&self.home)?.sandbox())
+    }
+
     /// What a metadata file says. Kept, since metadata files never change.
     pub(crate) fn table_info(&self, metadata_location: &str) -> Result<Arc<TableInfo>, api::Error> {
         let known = self.tables.lock().unwrap_or_else(PoisonError::into_inner).get(metadata_location).cloned();

@@ -42,7 +42,7 @@ pub use layout::dictionary_type;
 pub use logical::{LogicalPlan, logical, query};
 pub use physical::PhysicalPlan;
 pub use project::{DEFAULT_NAMESPACE, OTHER_PROJECT_FILES, PROJECT_FILE, Parameter, ParameterKind, Project, project};
-pub use settings::Spanned;
+pub use settings::{Spanned, memory_bytes};
 
 use std::collections::BTreeMap;
 

@@ -18,6 +18,18 @@ pub struct PhysicalPlan {
     pub nodes: Vec<Node>,
 }
 
+impl PhysicalPlan {
+    /// Sets the limits of a whole run above those of its models: processors of every function, memory of every model.
+    pub fn limit(&mut self, cpus: Option<f64>, memory_bytes: Option<u64>) {
+        for node in &mut self.nodes {
+            node.resources.cpus = cpus.or(node.resources.cpus);
+            if matches!(node.work, Work::Python(_) | Work::Sql(_)) {
+                node.resources.memory_bytes = memory_bytes.or(node.resources.memory_bytes);
+            }
+        }
+    }
+}
+
 /// One function to execute, in a process of its own.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Node {

@@ -115,8 +115,9 @@ impl FromStr for StrategyWord {
     }
 }
 
-/// Bytes of `512M`, `1.5G`, `2GiB` (powers of 1024). A bare number counts mebibytes.
-pub(crate) fn memory_bytes(text: &str) -> Option<u64> {
+/// Bytes of `512M`, `1.5G`, `2GiB` (powers of 1024). A bare number counts mebibytes. `None`: it is no such text.
+#[must_use]
+pub fn memory_bytes(text: &str) -> Option<u64> {
     let text = text.trim();
     let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);

@@ -36,3 +36,15 @@ pub const KEPT_PER_USED_MAX: usize = 16;
 
 /// Bytes of rows of an import that are held in memory; more become a further snapshot of the same commit.
 pub const IMPORT_BYTES_MAX: usize = 1 << 30;
+
+/// Lines that a function printed last, to be told when it ends badly.
+pub const LAST_LINES_MAX: usize = 5;
+
+/// Characters of each.
+pub const LAST_LINE_CHARS_MAX: usize = 200;
+
+/// Of the machine's memory: what all functions together may use, in percent. The rest is the daemon's, and others'.
+pub const WORKER_MEMORY_PERCENT: u64 = 90;
+
+/// Of the machine's memory: what one function may use that declares nothing, in percent.
+pub const FUNCTION_MEMORY_PERCENT: u64 = 80;

@@ -26,7 +26,8 @@ fn scan(name: &str) -> Node {
 
 fn run(executor: &str, nodes: Vec<Node>, cancel: &CancelToken) -> (Outcome, Vec<String>) {
     let folder = tempfile::tempdir().unwrap();
-    let options = Options { executor: Some(executor.into()), parallelism: Some(2), ..Options::new(folder.path()) };
+    let options =
+        Options { executor: Some(executor.into()), parallelism: Some(2), forked_launcher: true, ..Options::new(folder.path()) };
     let commit = "0".repeat(64).parse().unwrap();
     let execution = Execution {
         plan: PhysicalPlan { project: "p".into(), commit, nodes },
@@ -36,6 +37,7 @@ fn run(executor: &str, nodes: Vec<Node>, cancel: &CancelToken) -> (Outcome, Vec<
         strict: true,
         preview: None,
         keep: vec![],
+        sandbox: SandboxSettings::default(),
     };
     let seen = Mutex::new(Vec::new());
     let events = |event| {
@@ -89,7 +91,7 @@ fn an_empty_plan_succeeds_and_a_disordered_one_is_run0022() {
 #[test]
 fn an_import_that_does_not_answer_is_an_error() {
     let folder = tempfile::tempdir().unwrap();
-    let options = Options { executor: Some("/bin/false".into()), ..Options::new(folder.path()) };
+    let options = Options { executor: Some("/bin/false".into()), forked_launcher: true, ..Options::new(folder.path()) };
     let import = Import {
         name: "t".into(),
         base: String::new(),
@@ -97,6 +99,7 @@ fn an_import_that_does_not_answer_is_an_error() {
         best_effort: false,
         continue_on_error: false,
         properties: vec![],
+        sandbox: SandboxSettings::default(),
     };
     let error = Worker::new(options).unwrap().import(&import, &|_| {}, &CancelToken::default()).unwrap_err();
     assert_eq!(error.report.code.0, "RUN0010");
