@@ -14,3 +14,12 @@ pub(crate) const NEAREST_NAMES_MAX: usize = 3;
 
 /// Tables listed in the text of a conflict before "and n more".
 pub(crate) const LISTED_TABLES_MAX: usize = 20;
+
+/// Fast-forwards a branch remembers, so that times before them are resolved; the oldest go first.
+pub(crate) const FORWARDS_MAX: usize = 256;
+
+/// How often an update whose answer was lost is looked after before its outcome is told to be unknown.
+pub(crate) const UNKNOWN_ATTEMPTS_MAX: u32 = 8;
+
+/// Tables of trees kept decoded in memory, together; the cache starts anew when it is full. About 200 bytes each.
+pub(crate) const CACHED_TABLES_MAX: usize = 400_000;

@@ -43,6 +43,8 @@ pub struct StoreError {
     /// What the system said.
     #[source]
     pub source: std::io::Error,
+    /// The answer was lost: it may have been done, or be done later, or not at all.
+    pub unknown: bool,
 }
 
 impl StoreError {

@@ -5,9 +5,11 @@ mod codes;
 mod crash;
 mod faults;
 mod model;
+mod revert;
 mod threads;
+mod walks;
 
-use crate::{Catalog, Changes, Clock, CommitInfo, Error, MemoryStore, Store, TableEntry};
+use crate::{Catalog, Changes, Clock, CommitInfo, Error, FastForward, MemoryStore, Store, TableEntry};
 use forebay_types::{BranchName, Coded, CommitHash, RefSpec, TableName};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};

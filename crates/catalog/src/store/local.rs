@@ -203,7 +203,7 @@ impl Drop for SwapGuard {
 
 fn failed<E: Into<io::Error>>(verb: &'static str, path: &Path) -> impl FnOnce(E) -> StoreError {
     let place = path.display().to_string();
-    move |error| StoreError { verb, place, source: error.into() }
+    move |error| StoreError { verb, place, source: error.into(), unknown: false }
 }
 
 fn open_lock(path: &Path) -> Result<File, StoreError> {

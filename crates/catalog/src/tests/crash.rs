@@ -18,7 +18,7 @@ fn writer_process() {
         let temporary = branch(&format!("t{id}.{n}"));
         let base = catalog.create_branch(&temporary, &head(&catalog, "main")).unwrap().hash;
         let source = catalog.commit(&temporary, &base, &changes(&format!("ns{}.w{id}={n}", n % 3)), &info(""), None).unwrap();
-        let merged = catalog.merge(&source, &branch("main"), &info("")).unwrap().hash;
+        let merged = catalog.merge(&source, &branch("main"), &info(""), FastForward::Allowed).unwrap().hash;
         // One write: a line is there whole or not at all. The test may have stopped reading.
         if std::io::stderr().write_all(format!("{merged}\n").as_bytes()).is_err() {
             return;
