@@ -2,7 +2,7 @@
 //! modules, writes objects, and moves at most one ref by compare-and-swap, starting over when another writer was first.
 
 use crate::apply::apply;
-use crate::change::{Changes, Diff, Difference, Tree};
+use crate::change::{Changes, DEFAULT_NAMESPACE, Diff, Difference, Tree};
 use crate::error::{Error, Result};
 use crate::history::{Log, meeting};
 use crate::limits::SWAP_ATTEMPTS_MAX;
@@ -13,7 +13,7 @@ use crate::refs::{MAIN, Ref, RefKind, Refs, State, Stored};
 use crate::store::{LocalStore, Store};
 use chrono::{DateTime, SecondsFormat, Utc};
 use forebay_types::{BranchName, CommitHash};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -141,27 +141,27 @@ impl Catalog {
 
     /// All branches by name.
     pub fn branches(&self) -> Result<Vec<Ref>> {
-        self.all(Stored::Branch, RefKind::Branch)
+        self.branches_where(&|_| true, usize::MAX)
     }
 
     /// All tags by name.
     pub fn tags(&self) -> Result<Vec<Ref>> {
-        self.all(Stored::Tag, RefKind::Tag)
+        self.tags_where(&|_| true, usize::MAX)
     }
 
-    fn all(&self, stored: Stored, kind: RefKind) -> Result<Vec<Ref>> {
-        let refs = self.refs.list(stored)?;
+    /// The first branches whose names are wanted. Names are listed at once; only those wanted are read.
+    pub fn branches_where(&self, wanted: &dyn Fn(&str) -> bool, limit: usize) -> Result<Vec<Ref>> {
+        self.all(Stored::Branch, RefKind::Branch, wanted, limit)
+    }
+
+    /// The first tags whose names are wanted.
+    pub fn tags_where(&self, wanted: &dyn Fn(&str) -> bool, limit: usize) -> Result<Vec<Ref>> {
+        self.all(Stored::Tag, RefKind::Tag, wanted, limit)
+    }
+
+    fn all(&self, stored: Stored, kind: RefKind, wanted: &dyn Fn(&str) -> bool, limit: usize) -> Result<Vec<Ref>> {
+        let refs = self.refs.list(stored, wanted, limit)?;
         refs.into_iter().map(|(name, state)| self.described(name.to_string(), &state, kind)).collect()
-    }
-
-    /// Names of all branches, in order: one listing, no ref is read.
-    pub fn branch_names(&self) -> Result<Vec<BranchName>> {
-        self.refs.names(Stored::Branch)
-    }
-
-    /// Names of all tags, in order.
-    pub fn tag_names(&self) -> Result<Vec<BranchName>> {
-        self.refs.names(Stored::Tag)
     }
 
     pub(crate) fn described(&self, name: String, state: &State, kind: RefKind) -> Result<Ref> {
@@ -219,6 +219,12 @@ impl Catalog {
     /// All tables at a commit.
     pub fn tree(&self, at: &CommitHash) -> Result<Tree> {
         self.objects.whole_tree(&self.objects.commit(at)?.tree)
+    }
+
+    /// All namespaces at a commit, `default` among them; their tables are not read.
+    pub fn namespaces(&self, at: &CommitHash) -> Result<BTreeSet<String>> {
+        let tree = self.objects.tree(&self.objects.commit(at)?.tree)?;
+        Ok(tree.namespaces.keys().cloned().chain([DEFAULT_NAMESPACE.to_owned()]).collect())
     }
 
     /// The commit itself.

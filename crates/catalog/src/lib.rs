@@ -45,4 +45,4 @@ pub use history::Log;
 pub use object::Commit;
 pub use refs::{MAIN, Ref, RefKind};
 pub use revert::{JOB_PROPERTY, REVERTS_PROPERTY, Replace};
-pub use store::{LocalStore, MemoryStore, Store, StoreError};
+pub use store::{BucketStore, LocalStore, MemoryStore, Store, StoreError};

@@ -75,12 +75,36 @@ impl Objects {
         }
         let object: CommitObject = self.read(hash.as_str())?;
         let commit = Arc::new(self.checked_commit(hash, object)?);
+        self.keep_commit(hash, Arc::clone(&commit));
+        Ok(commit)
+    }
+
+    /// Reads commits that are about to be looked at, all at once.
+    pub(crate) fn fetch_commits<'h>(&self, hashes: impl Iterator<Item = &'h CommitHash>) -> Result<()> {
+        let unknown: BTreeSet<&CommitHash> = {
+            let commits = self.commits.lock().unwrap_or_else(PoisonError::into_inner);
+            hashes.filter(|hash| !commits.contains_key(*hash)).collect()
+        };
+        if unknown.len() < 2 {
+            return Ok(());
+        }
+        let keys: Vec<String> = unknown.iter().map(|hash| key(hash.as_str())).collect();
+        for (hash, bytes) in unknown.into_iter().zip(self.store.read_all(&keys)?) {
+            // What is missing or damaged is told when it is looked at.
+            let Some(bytes) = bytes.filter(|bytes| object::hash(bytes) == hash.as_str()) else { continue };
+            let Ok(object) = object::decode::<CommitObject>(&bytes) else { continue };
+            let Ok(commit) = self.checked_commit(hash, object) else { continue };
+            self.keep_commit(hash, Arc::new(commit));
+        }
+        Ok(())
+    }
+
+    fn keep_commit(&self, hash: &CommitHash, commit: Arc<Commit>) {
         let mut commits = self.commits.lock().unwrap_or_else(PoisonError::into_inner);
         if commits.len() >= CACHED_COMMITS_MAX {
             commits.clear();
         }
-        commits.insert(hash.clone(), Arc::clone(&commit));
-        Ok(commit)
+        commits.insert(hash.clone(), commit);
     }
 
     fn checked_commit(&self, hash: &CommitHash, object: CommitObject) -> Result<Commit> {

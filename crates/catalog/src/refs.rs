@@ -159,14 +159,19 @@ impl Refs {
         }
     }
 
-    pub(crate) fn list(&self, kind: Stored) -> Result<Vec<(BranchName, State)>> {
+    /// The first refs whose names are wanted.
+    pub(crate) fn list(&self, kind: Stored, wanted: &dyn Fn(&str) -> bool, limit: usize) -> Result<Vec<(BranchName, State)>> {
+        let names: Vec<BranchName> = self.names(kind)?.into_iter().filter(|name| wanted(name.as_str())).take(limit).collect();
+        let keys: Vec<String> = names.iter().map(|name| kind.key(name)).collect();
         let mut refs = Vec::new();
-        for name in self.names(kind)? {
+        for ((name, key), bytes) in names.into_iter().zip(keys.iter()).zip(self.store.read_all(&keys)?) {
             // A ref deleted since it was listed is not an error.
-            if let Some(state) = self.get(kind, &name)? {
+            if let Some(bytes) = bytes {
+                let state = State::decode(&bytes).map_err(|why| Error::Corrupt { key: key.clone(), why })?;
                 refs.push((name, state));
             }
         }
+        self.objects.fetch_commits(refs.iter().map(|(_, state)| &state.hash))?;
         Ok(refs)
     }
 
@@ -186,10 +191,13 @@ impl Refs {
     pub(crate) fn swap(&self, kind: Stored, name: &BranchName, from: Option<&State>, to: Option<&State>) -> Result<bool> {
         let [old, new] = [from, to].map(|state| state.map(State::encode));
         let key = kind.key(name);
+        let mut lost = false;
         for _ in 0..UNKNOWN_ATTEMPTS_MAX {
             match self.store.swap(&key, old.as_deref(), new.as_deref()) {
-                Err(error) if error.unknown => {}
-                answer => return Ok(answer?),
+                Ok(true) => return Ok(true),
+                Ok(false) if !lost => return Ok(false),
+                Err(error) if !error.unknown => return Err(error.into()),
+                _ => lost = true,
             }
             let Ok(now) = self.get(kind, name) else { continue };
             if now.as_ref() == to {

@@ -1,13 +1,15 @@
 //! What the catalog needs of storage: four operations, any implementation of which passes the conformance suite.
 //!
 //! Keys are `/`-separated paths made by the catalog from checked names (`objects/ab/…`, `refs/branches/main`).
-//! An object store implements [`Store::create`] and [`Store::swap`] with conditional puts.
+//! An object store implements [`Store::create`] and [`Store::swap`] with conditional puts ([`BucketStore`]).
 
+mod bucket;
 #[cfg(test)]
 pub(crate) mod conformance;
 mod local;
 mod memory;
 
+pub use bucket::BucketStore;
 pub use local::LocalStore;
 pub use memory::MemoryStore;
 
@@ -18,6 +20,11 @@ pub use memory::MemoryStore;
 pub trait Store: Send + Sync + 'static {
     /// The value at `key`, or `None`.
     fn read(&self, key: &str) -> Result<Option<Vec<u8>>, StoreError>;
+
+    /// The values at several keys, in their order. Where a call takes long, they are read at the same time.
+    fn read_all(&self, keys: &[String]) -> Result<Vec<Option<Vec<u8>>>, StoreError> {
+        keys.iter().map(|key| self.read(key)).collect()
+    }
 
     /// Writes `bytes` unless the key exists; says whether it did. Either way the key is durable afterwards.
     fn create(&self, key: &str, bytes: &[u8]) -> Result<bool, StoreError>;

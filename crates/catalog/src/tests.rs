@@ -1,8 +1,9 @@
 //! Tests of the whole catalog: behaviour on a store in memory here, the rest by what goes wrong.
 
 mod behaviour;
+mod bucket;
 mod codes;
-mod crash;
+pub(crate) mod crash;
 mod faults;
 mod model;
 mod revert;

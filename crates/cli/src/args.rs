@@ -10,7 +10,8 @@ mod work;
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 pub use lake::{
-    BranchCommand, CommitArgs, CommitFormat, NamespaceCommand, TableCommand, TableCreateArgs, TableImportArgs, TagCommand, Words,
+    BranchCommand, CommitArgs, CommitFormat, NamespaceCommand, RevertArgs, TableCommand, TableCreateArgs, TableImportArgs,
+    TableRevertArgs, TagCommand, Words,
 };
 #[cfg(test)]
 pub use settings::ProjectFolder;
@@ -95,6 +96,8 @@ pub enum Command {
     Tag(TagCommand),
     /// Show the commits of a ref, newest first
     Commit(CommitArgs),
+    /// Undo a commit, or a whole run, by a new commit
+    Revert(RevertArgs),
     /// Make a branch the active one
     Checkout(CheckoutArgs),
     /// List, create and remove namespaces

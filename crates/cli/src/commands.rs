@@ -37,6 +37,7 @@ pub fn run(context: &Context, command: Command) -> Result<Exit> {
         Command::Branch(command) => branch::run(context, command),
         Command::Tag(command) => tag::run(context, command),
         Command::Commit(args) => commit::run(context, args),
+        Command::Revert(args) => commit::revert(context, args),
         Command::Checkout(args) => branch::checkout(context, args),
         Command::Namespace(command) => namespace::run(context, command),
         Command::Table(command) => table::run(context, command),

@@ -67,6 +67,7 @@ impl LocalStore {
             let between: Vec<&Path> = folder.ancestors().take_while(|ancestor| *ancestor != self.root).collect();
             for step in between.into_iter().rev() {
                 create_folder(step)?;
+                self::step();
                 sync_folder(step.parent().expect("below the root"))?;
             }
             self.durable.lock().unwrap_or_else(PoisonError::into_inner).insert(folder.to_path_buf());
@@ -78,10 +79,14 @@ impl LocalStore {
         let number = self.next_temporary.fetch_add(1, Ordering::Relaxed);
         let name = format!("{}-{:p}-{number}", std::process::id(), self);
         let path = self.root.join(TEMPORARY).join(name);
+        step();
         let mut file = File::options().write(true).create_new(true).open(&path).map_err(failed("create", &path))?;
         let temporary = Temporary { path };
+        step();
         file.write_all(bytes).map_err(failed("write", &temporary.path))?;
+        step();
         file.sync_all().map_err(failed("sync", &temporary.path))?;
+        step();
         Ok(temporary)
     }
 }
@@ -98,7 +103,9 @@ impl Store for LocalStore {
         let existed = path.symlink_metadata().is_ok();
         let created = if existed { false } else { self.write_temporary(bytes)?.publish_new(&path)? };
         // Also when another writer was first: it may not have synced the folder yet.
+        step();
         sync_folder(folder)?;
+        step();
         Ok(created)
     }
 
@@ -116,7 +123,9 @@ impl Store for LocalStore {
             None if current.is_some() => fs::remove_file(&path).map_err(failed("delete", &path))?,
             None => {}
         }
+        step();
         sync_folder(folder)?;
+        step();
         Ok(true)
     }
 
@@ -142,6 +151,12 @@ impl Store for LocalStore {
     fn location(&self) -> String {
         self.root.display().to_string()
     }
+}
+
+/// A place between two changes of the disk. Tests end the process here.
+fn step() {
+    #[cfg(test)]
+    crate::tests::crash::step();
 }
 
 /// A file in `tmp/` that disappears unless it is published.

@@ -1,9 +1,10 @@
-//! `commit`: the history of a ref.
+//! `commit`: the history of a ref. `revert`: undoing what is in it.
 
-use forebay_control::api::{Commit, Op};
+use forebay_control::api::{Commit, CommitWords, Op, Ref};
 use serde_json::json;
 
-use crate::args::CommitArgs;
+use super::moved;
+use crate::args::{CommitArgs, RevertArgs};
 use crate::context::Context;
 use crate::error::Result;
 use crate::render::commits;
@@ -16,6 +17,10 @@ pub fn run(context: &Context, args: CommitArgs) -> Result<()> {
         author_name: args.author_name,
         author_email: args.author_email,
         properties: args.properties.into_iter().collect(),
+        authored_date: None,
+        since: args.since,
+        until: args.until,
+        parent: args.parent,
         limit: Some(args.max_count),
     };
     let found: Vec<Commit> = session.call(op)?;
@@ -25,4 +30,18 @@ pub fn run(context: &Context, args: CommitArgs) -> Result<()> {
     let style = context.out.data_style;
     let lines: Vec<String> = found.iter().map(|commit| commits::commit(style, args.format, commit)).collect();
     context.out.data(lines.join("\n").trim_end())
+}
+
+/// Undoes a commit or a job on a branch.
+pub fn revert(context: &Context, args: RevertArgs) -> Result<()> {
+    let mut session = context.session()?;
+    let branch = session.or_active(args.branch);
+    let properties = args.words.properties();
+    let words = CommitWords { message: args.commit_message, body: args.words.commit_body, properties };
+    let what = args
+        .job
+        .as_ref()
+        .map_or_else(|| format!("`{}`", args.at.as_deref().unwrap_or_default()), |job| format!("the job `{job}`"));
+    let at: Ref = session.call(Op::CommitRevert { branch: branch.clone(), at: args.at, job: args.job, words })?;
+    moved(context, &format!("reverted {what}: `{branch}` is"), "branch", &at)
 }
