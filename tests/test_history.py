@@ -301,7 +301,7 @@ def test_an_append_that_read_its_table_is_a_conflict(lab: Lab) -> None:
     gate = lab.gate()
     body = (
         "@forebay.model(materialization_strategy='APPEND')\n"
-        f"def t(old=forebay.Model('t')):\n    {gate.code}\n    return {{'x': [old.num_rows + 1]}}\n"
+        f"def t(old=forebay.Model('t', ref='main')):\n    {gate.code}\n    return {{'x': [old.num_rows + 1]}}\n"
     )
     slow = lab.start_run(lab.project(body, name="slow"))
     gate.wait()

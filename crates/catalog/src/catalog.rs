@@ -180,7 +180,20 @@ impl Catalog {
         self.create(Stored::Tag, RefKind::Tag, name, at)
     }
 
+    pub(crate) fn store(&self) -> &dyn Store {
+        self.objects.store()
+    }
+
+    /// Keeps a commit that may hang on nothing from being collected while it is named anew.
+    fn pin(&self, commit: &CommitHash) -> Result<()> {
+        if self.objects.pin(commit)? {
+            return Ok(());
+        }
+        Err(Error::UnknownRef { name: format!("@{commit}"), nearest: Vec::new() })
+    }
+
     fn create(&self, stored: Stored, kind: RefKind, name: &BranchName, at: &CommitHash) -> Result<Ref> {
+        self.pin(at)?;
         let commit = self.objects.commit(at)?;
         refuse_tainted(&format!("create the {} `{name}`", stored.word()), &short(at), &commit)?;
         let state = State::at(at.clone());
@@ -277,6 +290,7 @@ impl Catalog {
     /// Merges a commit into a branch: nothing if it is contained there, else a fast-forward, else a three-way merge
     /// per table. `info` is for the commit of a merge that makes one. Results of failed runs are refused.
     pub fn merge(&self, source: &CommitHash, into: &BranchName, info: &CommitInfo, fast_forward: FastForward) -> Result<Merge> {
+        self.pin(source)?;
         let source_commit = self.objects.commit(source)?;
         let mut kind = MergeKind::AlreadyMerged;
         let action = format!("merge into `{into}`");

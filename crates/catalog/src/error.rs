@@ -195,6 +195,12 @@ pub enum Error {
         /// Branch or tag.
         name: BranchName,
     },
+    /// Garbage collection is not for this kind of store.
+    #[error("could not collect garbage in `{place}`")]
+    NoCollection {
+        /// Where.
+        place: String,
+    },
     /// Other writers were faster every time.
     #[error("could not move `{name}`: other writers were first {attempts} times in a row")]
     Contention {
@@ -302,6 +308,7 @@ impl Error {
             Self::RevertReplaces { .. } => "CAT0023",
             Self::NotInHistory { .. } => "CAT0024",
             Self::UnknownOutcome { .. } => "CAT0025",
+            Self::NoCollection { .. } => "CAT0026",
         }
     }
 
@@ -357,6 +364,7 @@ impl Error {
             Self::RevertReplaces { .. } => "say `--replace` if that is meant".into(),
             Self::NotInHistory { branch, .. } => format!("list what is there with `forebay commit {branch}`"),
             Self::UnknownOutcome { name } => format!("look at `{name}` before you try again: it moved, or it did not"),
+            Self::NoCollection { .. } => "catalogs on a local disk can be collected; those in object stores cannot yet".into(),
             Self::Protected { .. } | Self::NoSuchCommit { .. } | Self::NothingToRevert { .. } => return None,
         })
     }

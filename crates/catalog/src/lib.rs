@@ -20,12 +20,13 @@
 //! - A commit of several tables is reverted whole or not at all.
 //! - The namespace `default` is part of every tree and cannot be deleted.
 //!
-//! Absent on purpose: deletion of objects (garbage collection is its own work), data of tables (see `lake`), permissions.
+//! Absent on purpose: data of tables (see `lake`), permissions.
 
 mod apply;
 mod catalog;
 mod change;
 mod error;
+mod gc;
 mod history;
 mod limits;
 mod merge;
@@ -41,6 +42,7 @@ mod tests;
 pub use catalog::{Catalog, Clock, CommitInfo, FastForward, Merge, MergeKind, SystemClock};
 pub use change::{Changes, DEFAULT_NAMESPACE, Diff, Difference, TableEntry, Tree};
 pub use error::{ConflictReason, Error, Result, TableConflict};
+pub use gc::{Collected, Sweep};
 pub use history::Log;
 pub use object::Commit;
 pub use refs::{MAIN, Ref, RefKind};

@@ -99,6 +99,21 @@ impl Objects {
         Ok(())
     }
 
+    /// Keeps a commit, and all it leads to, from being collected while it is about to be named. `false`: it is gone.
+    pub(crate) fn pin(&self, hash: &CommitHash) -> Result<bool> {
+        Ok(self.store.touch(&key(hash.as_str()))?)
+    }
+
+    /// Empties the caches: what they hold may have been collected.
+    pub(crate) fn forget(&self) {
+        self.commits.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        *self.trees() = Trees::default();
+    }
+
+    pub(crate) fn store(&self) -> &dyn Store {
+        self.store.as_ref()
+    }
+
     fn keep_commit(&self, hash: &CommitHash, commit: Arc<Commit>) {
         let mut commits = self.commits.lock().unwrap_or_else(PoisonError::into_inner);
         if commits.len() >= CACHED_COMMITS_MAX {

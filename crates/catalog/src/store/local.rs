@@ -10,7 +10,7 @@
 
 use super::{Store, StoreError};
 use crate::limits::OBJECT_BYTES_MAX;
-use rustix::fs::{CWD, FlockOperation, Mode, OFlags, RenameFlags};
+use rustix::fs::{AtFlags, CWD, FlockOperation, Mode, OFlags, RenameFlags, Timespec, Timestamps, UTIME_NOW};
 use rustix::io::Errno;
 use std::collections::HashSet;
 use std::fs::{self, File};
@@ -22,6 +22,9 @@ use std::sync::{Mutex, PoisonError};
 const TEMPORARY: &str = "tmp";
 const TEMPORARY_LOCK: &str = "tmp.lock";
 const SWAP_LOCK: &str = "refs.lock";
+
+/// The moment the file system takes for now.
+const NOW: Timespec = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
 
 /// A folder.
 #[derive(Debug)]
@@ -100,8 +103,7 @@ impl Store for LocalStore {
     fn create(&self, key: &str, bytes: &[u8]) -> Result<bool, StoreError> {
         let path = self.path(key);
         let folder = self.prepare_folder(&path)?;
-        let existed = path.symlink_metadata().is_ok();
-        let created = if existed { false } else { self.write_temporary(bytes)?.publish_new(&path)? };
+        let created = !self.touch(key)? && self.write_temporary(bytes)?.publish_new(&path)?;
         // Also when another writer was first: it may not have synced the folder yet.
         step();
         sync_folder(folder)?;
@@ -146,6 +148,45 @@ impl Store for LocalStore {
         }
         names.sort_unstable();
         Ok(names)
+    }
+
+    fn touch(&self, key: &str) -> Result<bool, StoreError> {
+        let path = self.path(key);
+        if path.symlink_metadata().is_err() {
+            return Ok(false);
+        }
+        let _guard = SwapGuard::lock(&self.root.join(SWAP_LOCK))?;
+        let now = Timestamps { last_access: NOW, last_modification: NOW };
+        match rustix::fs::utimensat(CWD, &path, &now, AtFlags::SYMLINK_NOFOLLOW) {
+            Err(Errno::NOENT) => Ok(false),
+            // A lake that others own can be read and, as far as its folders allow, written to; it is not collected by us.
+            Ok(()) | Err(Errno::PERM | Errno::ACCESS) => Ok(true),
+            Err(error) => Err(failed("touch", &path)(io::Error::from(error))),
+        }
+    }
+
+    fn exclusively(&self, work: &mut dyn FnMut()) -> Result<bool, StoreError> {
+        let _guard = SwapGuard::lock(&self.root.join(SWAP_LOCK))?;
+        work();
+        Ok(true)
+    }
+
+    fn stamps(&self, folder: &str) -> Result<Vec<(String, i64)>, StoreError> {
+        let mut found = Vec::new();
+        for name in self.list(folder)? {
+            let path = self.path(folder).join(&name);
+            let changed = path.symlink_metadata().and_then(|metadata| metadata.modified()).map_err(failed("read", &path))?;
+            let since = changed.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+            found.push((name, i64::try_from(since.as_millis()).unwrap_or(i64::MAX)));
+        }
+        Ok(found)
+    }
+
+    fn remove(&self, key: &str) -> Result<(), StoreError> {
+        let path = self.path(key);
+        fs::remove_file(&path).map_err(failed("delete", &path))?;
+        step();
+        Ok(())
     }
 
     fn location(&self) -> String {

@@ -6,7 +6,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-const CODES: std::ops::RangeInclusive<u32> = 1..=25;
+const CODES: std::ops::RangeInclusive<u32> = 1..=26;
 
 struct Lake {
     _folder: tempfile::TempDir,

@@ -228,7 +228,7 @@ mod tests {
 
     #[test]
     fn imports_say_what_was_left_out() {
-        let at = Ref { name: "main".into(), hash: "a".repeat(64), kind: "BRANCH".into(), failed_job: None };
+        let at = Ref { name: "main".into(), hash: "a".repeat(64), kind: "BRANCH".into(), failed_job: None, protected: false };
         let result = ImportResult {
             job_id: "j".into(),
             at,
