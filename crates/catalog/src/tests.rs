@@ -5,6 +5,7 @@ mod bucket;
 mod codes;
 pub(crate) mod crash;
 mod faults;
+mod gc;
 mod model;
 mod revert;
 mod threads;

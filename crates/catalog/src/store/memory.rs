@@ -23,6 +23,12 @@ impl MemoryStore {
         self.stamps.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Makes every value so much older.
+    #[cfg(test)]
+    pub(crate) fn age(&self, millis: i64) {
+        self.written().values_mut().for_each(|stamp| *stamp -= millis);
+    }
+
     fn turn(&self) -> MutexGuard<'_, ()> {
         self.stopped.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -57,7 +57,9 @@ fn stepping_process() {
     told(&catalog.merge(&on_dev, &main, &info(""), FastForward::Allowed).unwrap().hash);
     told(&catalog.revert_commit(&main, &on_dev, &info("")).unwrap());
     catalog.rename_branch(&dev, &branch("old")).unwrap();
+    commit(&catalog, "old", "c=1").unwrap();
     catalog.delete_branch(&branch("old")).unwrap();
+    assert!(catalog.collect(std::time::Duration::ZERO, crate::Sweep::Remove).unwrap().removed >= 3);
     std::io::stderr().write_all(b"finished\n").unwrap();
 }
 

@@ -3,7 +3,7 @@
 //! A writer acts on what it saw last, which may be long out of date, so all interleavings of "look" and "write" occur.
 
 use super::*;
-use crate::{MAIN, Replace, Tree};
+use crate::{MAIN, Replace, Sweep, Tree};
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -23,6 +23,7 @@ enum Step {
     Revert { writer: usize, branch: usize },
     RevertTables { writer: usize, branch: usize, tables: Vec<usize>, replace: bool },
     Protect { branch: usize, protected: bool },
+    Collect,
 }
 
 #[derive(Debug, Clone)]
@@ -55,6 +56,7 @@ fn step() -> impl Strategy<Value = Step> {
         3 => (0..WRITERS, branch.clone(), some, prop::bool::weighted(0.8))
             .prop_map(|(writer, branch, tables, replace)| Step::RevertTables { writer, branch, tables, replace }),
         1 => (branch, prop::bool::weighted(0.3)).prop_map(|(branch, protected)| Step::Protect { branch, protected }),
+        1 => Just(Step::Collect),
     ]
 }
 
@@ -70,6 +72,8 @@ struct Model {
     nodes: Vec<Node>,
     branches: BTreeMap<&'static str, usize>,
     protected: BTreeSet<&'static str>,
+    /// Commits that were collected. Writers may still have seen them.
+    gone: BTreeSet<usize>,
     seen: [usize; WRITERS],
 }
 
@@ -94,6 +98,11 @@ impl Model {
         outcome.and_then(|made| if self.protected.contains(BRANCHES[branch]) { Err("CAT0019") } else { Ok(made) })
     }
 
+    fn collect(&mut self) {
+        let live: BTreeSet<usize> = self.branches.values().flat_map(|head| self.ancestors(*head)).collect();
+        self.gone = (0..self.nodes.len()).filter(|node| !live.contains(node)).collect();
+    }
+
     fn before(&self, node: usize) -> Tree {
         self.nodes[node].parents.first().map(|parent| self.nodes[*parent].tree.clone()).unwrap_or_default()
     }
@@ -103,6 +112,9 @@ impl Model {
         let head = self.head(branch)?;
         if self.nodes[head].tainted {
             return Err("CAT0006");
+        }
+        if self.gone.contains(&undone) {
+            return Err("CAT0010");
         }
         if !self.ancestors(head).contains(&undone) {
             return Err("CAT0024");
@@ -124,6 +136,9 @@ impl Model {
     }
 
     fn revert_tables(&self, source: usize, branch: usize, tables: &BTreeSet<TableName>, replace: bool) -> Result<Tree, Refusal> {
+        if self.gone.contains(&source) {
+            return Err("CAT0010");
+        }
         let from = &self.nodes[source].tree;
         if tables.iter().any(|table| !from.tables.contains_key(table)) {
             return Err("CAT0015");
@@ -162,6 +177,9 @@ impl Model {
     }
 
     fn commit(&self, base: usize, branch: usize, changes: &Changes, tainted: bool) -> Result<Tree, Refusal> {
+        if self.gone.contains(&base) {
+            return Err("CAT0010");
+        }
         let head = self.head(branch)?;
         if self.nodes[head].tainted && !tainted {
             return Err("CAT0006");
@@ -196,6 +214,9 @@ impl Model {
 
     /// The new head, or the tree of a merge commit.
     fn merge(&self, source: usize, into: usize) -> Result<Result<usize, Tree>, Refusal> {
+        if self.gone.contains(&source) {
+            return Err("CAT0001");
+        }
         let target = self.head(into)?;
         let [ours, theirs] = [self.ancestors(target), self.ancestors(source)];
         if ours.contains(&source) {
@@ -303,6 +324,7 @@ fn play(catalog: &Catalog, model: &mut Model, step: &Step) {
         Step::Create { writer, branch: name } => {
             let at = model.seen[*writer];
             let expected = match model.head(*name) {
+                _ if model.gone.contains(&at) => Err("CAT0001"),
                 _ if model.nodes[at].tainted => Err("CAT0006"),
                 Ok(_) => Err("CAT0003"),
                 Err(_) => Ok(()),
@@ -331,6 +353,10 @@ fn play(catalog: &Catalog, model: &mut Model, step: &Step) {
                 model.branches.remove(BRANCHES[*from]);
                 model.branches.insert(BRANCHES[*to], head);
             }
+        }
+        Step::Collect => {
+            model.collect();
+            catalog.collect(std::time::Duration::ZERO, Sweep::Remove).unwrap();
         }
         Step::Revert { .. } | Step::RevertTables { .. } | Step::Protect { .. } => play_more(catalog, model, step),
     }
@@ -402,12 +428,15 @@ proptest! {
 
     #[test]
     fn writers_agree_with_the_model(steps in prop::collection::vec(step(), 1..60)) {
-        let catalog = in_memory();
+        let store: Arc<dyn Store> = Arc::new(MemoryStore::default());
+        let catalog = on(Arc::clone(&store));
         let root = Node { parents: vec![], tree: Tree::default(), tainted: false, hash: head(&catalog, MAIN) };
-        let mut model = Model { nodes: vec![root], branches: [(MAIN, 0)].into(), protected: BTreeSet::new(), seen: [0; WRITERS] };
+        let mut model = Model { nodes: vec![root], branches: [(MAIN, 0)].into(), protected: BTreeSet::new(), gone: BTreeSet::new(), seen: [0; WRITERS] };
         for step in &steps {
             play(&catalog, &mut model, step);
         }
         compare(&catalog, &model);
+        // The same again by a handle that remembers nothing.
+        compare(&on(store), &model);
     }
 }
