@@ -311,6 +311,23 @@ def test_an_append_that_read_its_table_is_a_conflict(lab: Lab) -> None:
     assert xs(lab) == [1, 3]
 
 
+def test_gc(lab: Lab, client: forebay.Client) -> None:
+    lab.load("t", table(1))
+    client.create_branch("dev", "main")
+    lab.load("t", table(2), branch="dev")
+    client.create_tag("v1", "dev~1")
+    lost = client.get_branch("dev").hash
+    client.delete_branch("dev")
+    assert lab.json("gc")["removed"] == 0
+    found = lab.json("gc", "--grace", "0s", "--dry-run")
+    assert found["removed"] == 3 and lab.json("gc", "--grace", "0s") == found
+    assert lab.json("gc", "--grace", "0s")["removed"] == 0
+    assert code(lab, "branch", "create", "again", "--from-ref", f"@{lost}") == "CAT0001"
+    assert xs(lab) == [1] and xs(lab, ref="v1") == []
+    lab.load("t", table(3))
+    assert xs(lab) == [3]
+
+
 def test_the_lines_of_the_guide(lab: Lab, client: forebay.Client) -> None:
     lab.load("flights", table(1))
     lab.load("delays", table(1))

@@ -10,8 +10,8 @@ mod work;
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 pub use lake::{
-    BranchCommand, CommitArgs, CommitFormat, NamespaceCommand, RevertArgs, TableCommand, TableCreateArgs, TableImportArgs,
-    TableRevertArgs, TagCommand, Words,
+    BranchCommand, CommitArgs, CommitFormat, GcArgs, NamespaceCommand, RevertArgs, TableCommand, TableCreateArgs,
+    TableImportArgs, TableRevertArgs, TagCommand, Words,
 };
 #[cfg(test)]
 pub use settings::ProjectFolder;
@@ -106,6 +106,8 @@ pub enum Command {
     /// List, show, create, fill and remove tables
     #[command(subcommand)]
     Table(TableCommand),
+    /// Remove what no branch or tag leads to
+    Gc(GcArgs),
     /// List, set and remove the parameters of a project
     #[command(subcommand)]
     Parameter(ParameterCommand),

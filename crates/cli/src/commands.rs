@@ -41,6 +41,7 @@ pub fn run(context: &Context, command: Command) -> Result<Exit> {
         Command::Checkout(args) => branch::checkout(context, args),
         Command::Namespace(command) => namespace::run(context, command),
         Command::Table(command) => table::run(context, command),
+        Command::Gc(args) => commit::collect(context, &args),
         Command::Parameter(command) => parameter::run(context, command),
         Command::Job(command) => job::run(context, command),
         Command::Explain { job } => explain::run(context, job),

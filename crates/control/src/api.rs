@@ -226,6 +226,16 @@ pub enum Op {
         words: CommitWords,
     },
 
+    /// Removes objects of the catalog that no ref leads to. -> `{"removed", "kept"}`
+    #[serde(rename = "gc")]
+    Gc {
+        /// Objects written or needed within this time stay.
+        grace_seconds: u64,
+        /// Only counts.
+        #[serde(default)]
+        dry_run: bool,
+    },
+
     /// -> `[{"name"}]`
     #[serde(rename = "namespace.list")]
     NamespaceList {

@@ -1,7 +1,10 @@
-//! Commits over the wire: the history of a ref, and undoing what is in it.
+//! Commits over the wire: the history of a ref, undoing what is in it, and removing what is in none.
 
-use forebay_catalog::{Commit, Replace};
+use std::time::Duration;
+
+use forebay_catalog::{Commit, Replace, Sweep};
 use forebay_types::{TableName, parse_time};
+use serde_json::json;
 
 use crate::api::{self, Actor, CommitWords, Op, Properties};
 use crate::connection::Answer;
@@ -15,7 +18,7 @@ fn told(error: forebay_catalog::Error) -> api::Error {
     api::Error::of(&error)
 }
 
-/// Answers `commit.*` and `table.revert`.
+/// Answers `commit.*`, `table.revert` and `gc`.
 pub(crate) fn answer(session: &Session<'_>, op: Op) -> Result<Answer, api::Error> {
     match op {
         Op::CommitList { at, message, author_name, author_email, properties, authored_date, since, until, parent, limit } => {
@@ -30,6 +33,11 @@ pub(crate) fn answer(session: &Session<'_>, op: Op) -> Result<Answer, api::Error
                 parent,
             };
             log(session, &at, &filter, rows(limit))
+        }
+        Op::Gc { grace_seconds, dry_run } => {
+            let sweep = if dry_run { Sweep::Dry } else { Sweep::Remove };
+            let found = session.catalog().collect(Duration::from_secs(grace_seconds), sweep).map_err(told)?;
+            Answer::of(json!({ "removed": found.removed, "kept": found.kept }))
         }
         Op::CommitRevert { branch, at, job, words } => revert(session, &branch, at, job, words),
         Op::TableRevert { names, namespace, source, into, replace, words } => {

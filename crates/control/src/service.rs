@@ -182,7 +182,7 @@ impl Session<'_> {
                 Answer::of(imports::import(self, &import)?)
             }
             Op::TableList { .. } | Op::TableGet { .. } | Op::TableDelete { .. } => tables::answer(self, op),
-            Op::CommitList { .. } | Op::CommitRevert { .. } | Op::TableRevert { .. } => history::answer(self, op),
+            Op::CommitList { .. } | Op::CommitRevert { .. } | Op::TableRevert { .. } | Op::Gc { .. } => history::answer(self, op),
             Op::NamespaceList { .. } | Op::NamespaceCreate { .. } | Op::NamespaceDelete { .. } => {
                 tables::answer_namespace(self, op)
             }

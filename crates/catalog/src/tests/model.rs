@@ -354,11 +354,7 @@ fn play(catalog: &Catalog, model: &mut Model, step: &Step) {
                 model.branches.insert(BRANCHES[*to], head);
             }
         }
-        Step::Collect => {
-            model.collect();
-            catalog.collect(std::time::Duration::ZERO, Sweep::Remove).unwrap();
-        }
-        Step::Revert { .. } | Step::RevertTables { .. } | Step::Protect { .. } => play_more(catalog, model, step),
+        _ => play_more(catalog, model, step),
     }
 }
 
@@ -389,6 +385,11 @@ fn play_more(catalog: &Catalog, model: &mut Model, step: &Step) {
                     model.protected.remove(BRANCHES[*name])
                 };
             }
+            return;
+        }
+        Step::Collect => {
+            model.collect();
+            catalog.collect(std::time::Duration::ZERO, Sweep::Remove).unwrap();
             return;
         }
         other => unreachable!("{other:?}"),

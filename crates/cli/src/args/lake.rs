@@ -259,6 +259,34 @@ pub struct RevertArgs {
     pub words: Words,
 }
 
+/// `gc`
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  forebay gc --dry-run\n  forebay gc --grace 12h\n\n\
+    What a deleted branch leaves: commits and lists of tables that no branch or tag leads to. Others may work\n\
+    meanwhile. Files of tables are not removed yet.")]
+pub struct GcArgs {
+    /// Keep what was written or needed within this time: 90s, 30m, 12h, 7d
+    #[arg(long, value_name = "TIME", default_value = "7d", value_parser = seconds)]
+    pub grace: u64,
+    /// Only count
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+/// Reads `90s`, `30m`, `12h`, `7d`.
+fn seconds(text: &str) -> Result<u64, String> {
+    let expected = || "expected a number and s, m, h or d, such as `12h`".to_owned();
+    let (number, unit) = text.split_at(text.len() - text.chars().next_back().map_or(0, char::len_utf8));
+    let unit = match unit {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        "d" => 86_400,
+        _ => return Err(expected()),
+    };
+    number.parse::<u64>().ok().and_then(|number| number.checked_mul(unit)).ok_or_else(expected)
+}
+
 /// How much of a commit is shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 pub enum CommitFormat {
