@@ -29,6 +29,7 @@ def main() -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(line_buffering=True, errors="backslashreplace")  # type: ignore[union-attr]
     _warm(os.environ.pop("FOREBAY_WARM", ""))
+    _prepare()
     frame = channel.receive()
     if frame is None:
         os._exit(0)
@@ -180,6 +181,14 @@ def _warm(names: str) -> None:
             __import__(name)
         except Exception:
             pass  # The call will tell, if it needs the module.
+
+
+def _prepare() -> None:
+    """Imports what a call needs of this package, so that no call waits for it."""
+    import atexit  # noqa: F401
+    import importlib.util  # noqa: F401
+
+    from . import _function_duckdb, _function_inputs, _function_results  # noqa: F401
 
 
 def _flush() -> None:

@@ -84,7 +84,11 @@ fn tools(root: &Path, target: &Path) -> Result<PathBuf> {
     let wanted = root.join("xtask/tools.txt");
     stamped(&target.join("tools/.stamp"), &digest(&[wanted.clone()])?, || {
         step("installing uv from PyPI");
-        run(Command::new(python3()?).args(["-m", "pip", "install", "--quiet", "--upgrade", "--target"]).arg(target.join("tools")).arg("-r").arg(&wanted))
+        run(Command::new(python3()?)
+            .args(["-m", "pip", "install", "--quiet", "--upgrade", "--target"])
+            .arg(target.join("tools"))
+            .arg("-r")
+            .arg(&wanted))
     })?;
     Ok(uv)
 }
@@ -116,7 +120,9 @@ fn environment(root: &Path, target: &Path, uv: &Path) -> Result<PathBuf> {
 /// The SDK as a user gets it: the wheel of `pip install .`, in `target/venv`.
 fn sdk(root: &Path, target: &Path, uv: &Path, python: &Path, forebay: &Path) -> Result<()> {
     let mut inputs = vec![forebay.to_owned(), root.join("pyproject.toml"), target.join("venv.stamp"), root.join("Cargo.lock")];
-    for folder in ["python/forebay", "crates/python", "crates/preload", "crates/arena", "crates/shm", "crates/sipc", "xtask/wheel"] {
+    for folder in
+        ["python/forebay", "crates/python", "crates/preload", "crates/arena", "crates/shm", "crates/sipc", "xtask/wheel"]
+    {
         inputs.extend(files(&root.join(folder)));
     }
     stamped(&target.join("sdk.stamp"), &digest(&inputs)?, || {

@@ -53,10 +53,8 @@ fn read_all(root: &Path) -> Result<Vec<File>> {
         .output()
         .context("could not run git")?;
     let paths: BTreeSet<String> = String::from_utf8_lossy(&listed.stdout).lines().map(str::to_owned).collect();
-    let files: Vec<File> = paths
-        .into_iter()
-        .filter_map(|path| fs::read_to_string(root.join(&path)).ok().map(|text| File { path, text }))
-        .collect();
+    let files: Vec<File> =
+        paths.into_iter().filter_map(|path| fs::read_to_string(root.join(&path)).ok().map(|text| File { path, text })).collect();
     if files.is_empty() {
         bail!("found no files: run this inside the repository");
     }
@@ -85,7 +83,11 @@ fn edges(root: &Path, files: &[File], findings: &mut Vec<String>) -> Result<()> 
         real.insert(name.to_owned(), dependencies.into_iter().collect::<Vec<_>>().join(" "));
     }
     let text = &files.iter().find(|file| file.path == "ARCHITECTURE.md").context("ARCHITECTURE.md is missing")?.text;
-    let block = text.split("```edges\n").nth(1).and_then(|rest| rest.split("```").next()).context("ARCHITECTURE.md has no ```edges block")?;
+    let block = text
+        .split("```edges\n")
+        .nth(1)
+        .and_then(|rest| rest.split("```").next())
+        .context("ARCHITECTURE.md has no ```edges block")?;
     let written: BTreeMap<String, String> = block
         .lines()
         .filter_map(|line| line.split_once("->"))
@@ -118,7 +120,8 @@ fn headers(files: &[File], findings: &mut Vec<String>) {
 }
 
 fn islands(files: &[File], findings: &mut Vec<String>) {
-    let outside = |file: &&File| !UNSAFE_ISLANDS.iter().any(|island| file.path.starts_with(island)) && !file.path.starts_with("xtask/");
+    let outside =
+        |file: &&File| !UNSAFE_ISLANDS.iter().any(|island| file.path.starts_with(island)) && !file.path.starts_with("xtask/");
     for file in rust(files).filter(outside) {
         for (number, line) in file.text.lines().enumerate() {
             let code = line.split("//").next().unwrap_or_default();
@@ -158,16 +161,21 @@ fn lengths(files: &[File], findings: &mut Vec<String>) {
         }
         for (start, line) in lines.iter().enumerate() {
             let indent = line.len() - line.trim_start().len();
-            let is_function = ["fn ", "pub fn ", "pub(crate) fn ", "pub(super) fn ", "async fn ", "pub async fn ", "pub(crate) async fn "]
-                .iter()
-                .any(|word| line.trim_start().starts_with(word));
+            let is_function =
+                ["fn ", "pub fn ", "pub(crate) fn ", "pub(super) fn ", "async fn ", "pub async fn ", "pub(crate) async fn "]
+                    .iter()
+                    .any(|word| line.trim_start().starts_with(word));
             if !is_function {
                 continue;
             }
             let closing = format!("{}}}", " ".repeat(indent));
             let length = lines[start..].iter().position(|line| *line == closing).map_or(0, |count| count + 1);
             if length > FUNCTION_LINES_MAX {
-                findings.push(format!("{}:{}: a function of {length} lines, more than {FUNCTION_LINES_MAX}", file.path, start + 1));
+                findings.push(format!(
+                    "{}:{}: a function of {length} lines, more than {FUNCTION_LINES_MAX}",
+                    file.path,
+                    start + 1
+                ));
             }
         }
     }
@@ -192,7 +200,8 @@ fn error_codes(files: &[File], findings: &mut Vec<String>) -> Result<()> {
         } else {
             continue;
         };
-        let without_comments = source.lines().filter(|line| !line.trim_start().starts_with("//") && !line.trim_start().starts_with('#'));
+        let without_comments =
+            source.lines().filter(|line| !line.trim_start().starts_with("//") && !line.trim_start().starts_with('#'));
         for line in without_comments {
             used.extend(code.find_iter(line).map(|found| found.as_str().to_owned()));
         }

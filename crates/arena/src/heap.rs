@@ -6,9 +6,10 @@
 //!
 //! System calls that take time are made without a lock: the block is *leaving* meanwhile, nobody's.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed};
 
 use crate::fork;
+use crate::huge;
 use crate::lock::Guard;
 use crate::space::{self, NONE, Shard, State, UNIT_BYTES, units_for};
 use crate::statistics::{COUNTERS, count, held_bytes, lower};
@@ -17,8 +18,12 @@ use crate::units::Kind;
 
 pub static KEEP_BYTES: AtomicUsize = AtomicUsize::new(0);
 pub static LIMIT_BYTES: AtomicUsize = AtomicUsize::new(usize::MAX);
-/// No generation could be opened, and nothing has changed since.
-static EXHAUSTED: AtomicBool = AtomicBool::new(false);
+/// No generation could be opened: so many requests pass through before it is tried again.
+static EXHAUSTED: AtomicU32 = AtomicU32::new(0);
+const TRY_AGAIN_AFTER: u32 = 256;
+/// Bytes that were newly taken, or became stale, since it was last tried to give stale memory back.
+static UNTRIED_BYTES: AtomicUsize = AtomicUsize::new(0);
+const UNTRIED_BYTES_MAX: usize = 16 << 20;
 
 /// Blocks from this size on start at a multiple of a huge page.
 const HUGE_FROM_BYTES: usize = 8 << 20;
@@ -26,6 +31,9 @@ const HUGE_UNITS: u32 = (2 << 20) / UNIT_BYTES as u32;
 /// Maps from this size on start at a multiple of 64 MiB: allocators that align by mapping more then have nothing to cut off.
 const WIDE_FROM_BYTES: usize = 32 << 20;
 const WIDE_UNITS: u32 = (64 << 20) / UNIT_BYTES as u32;
+/// Maps and zeroed blocks from these sizes on may be used in part only: their pages come as they are touched.
+const SPARSE_MAP_BYTES: usize = 1 << 30;
+const SPARSE_ZEROS_BYTES: usize = 64 << 20;
 /// A block that moves because it grows gets this many times its new size as spare addresses behind it. They cost nothing.
 const SPARE_TIMES: u32 = 3;
 /// Attempts at a request while generations change under it, before it is passed through.
@@ -67,6 +75,25 @@ impl Request {
         };
         usual.max((self.alignment / UNIT_BYTES) as u32)
     }
+
+    /// Whether its bytes will all be written, as far as can be told. Zeros may be the start of something sparse, and very large
+    /// maps are what allocators cut pieces from.
+    fn will_be_filled(&self) -> bool {
+        let sparse_from = match (self.kind, self.zeroed) {
+            (Kind::Map, _) => SPARSE_MAP_BYTES,
+            (_, true) => SPARSE_ZEROS_BYTES,
+            _ => usize::MAX,
+        };
+        !self.reserved && self.bytes < sparse_from
+    }
+}
+
+/// Backs the fresh units of a block that was `before` bytes long by huge pages, while less than half of the limit is promised:
+/// near the limit only what is touched may count.
+fn back(at: usize, before: usize, bytes: usize) {
+    if promised() <= LIMIT_BYTES.load(Relaxed) / 2 {
+        huge::back(at + units_for(before) as usize * UNIT_BYTES..at + units_for(bytes) as usize * UNIT_BYTES);
+    }
 }
 
 /// Serves a request. A recycled block is zeroed here when it must be.
@@ -92,9 +119,15 @@ pub fn allocate(mut request: Request) -> Served {
         }
         let Some((at, dirty)) = find_room(current, index, &mut shard, request) else { break };
         drop(shard);
+        if !dirty {
+            spare_others(request.bytes);
+        }
         if dirty && request.zeroed {
             // SAFETY: the block was just made ours; it spans at least the requested bytes of a shared, writable window.
             unsafe { std::ptr::write_bytes(at as *mut u8, 0, request.bytes) };
+        }
+        if !dirty && request.will_be_filled() {
+            back(at, 0, request.bytes);
         }
         return Served::At(at);
     }
@@ -161,33 +194,61 @@ fn place(
 
 /// Makes a generation current: the frozen one again if nobody else sees it, else a new one.
 fn renew() -> bool {
-    if EXHAUSTED.load(Relaxed) {
+    if EXHAUSTED.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1)).is_ok() {
         return false;
     }
-    space::acquire_all();
+    if !space::acquire_all() {
+        return false;
+    }
     let current = space::CURRENT.load(Relaxed);
     let shared = current != NONE && space::generation(current).state() == State::Shared;
     // SAFETY: all locks are held, as both ask.
     let done = shared || unsafe { current != NONE && fork::thaw(current) || space::open() };
-    EXHAUSTED.store(!done, Relaxed);
+    EXHAUSTED.store(if done { 0 } else { TRY_AGAIN_AFTER }, Relaxed);
     space::release_all();
+    // While it was frozen everything was kept.
+    if done && COUNTERS.dirty.load(Relaxed) > KEEP_BYTES.load(Relaxed) {
+        purge();
+    }
     done
+}
+
+/// New memory was taken: what is kept for nobody goes back, if together they are too much.
+fn spare_others(bytes: usize) {
+    if promised() > LIMIT_BYTES.load(Relaxed) && COUNTERS.dirty.load(Relaxed) > 0 {
+        purge();
+    }
+    give_stale_back(bytes);
+}
+
+/// Bytes that blocks may hold, and that are kept without one.
+fn promised() -> usize {
+    [&COUNTERS.live, &COUNTERS.dirty, &COUNTERS.stale].iter().fold(0, |sum, gauge| sum.saturating_add(gauge.load(Relaxed)))
+}
+
+/// Tries now and then to give back what was freed after a fork: a few system calls for each so many bytes.
+fn give_stale_back(bytes: usize) {
+    if COUNTERS.stale.load(Relaxed) > 0 && UNTRIED_BYTES.fetch_add(bytes, Relaxed) + bytes >= UNTRIED_BYTES_MAX {
+        UNTRIED_BYTES.store(0, Relaxed);
+        fork::reclaim();
+    }
 }
 
 /// A fork or a retirement may have made room for a new generation.
 pub fn forget_exhaustion() {
-    EXHAUSTED.store(false, Relaxed);
+    EXHAUSTED.store(0, Relaxed);
 }
 
 /// Whether `bytes` more may be held. What is promised is compared first; only when that is too much do we ask what is held.
 fn fits_limit(bytes: usize) -> bool {
     let limit = LIMIT_BYTES.load(Relaxed);
-    if limit == usize::MAX || COUNTERS.live.load(Relaxed).saturating_add(COUNTERS.dirty.load(Relaxed)).saturating_add(bytes) <= limit {
+    // What is kept for recycling does not count here: it is used, or given back once new memory is taken (`spare_others`).
+    if limit == usize::MAX || promised().saturating_sub(COUNTERS.dirty.load(Relaxed)).saturating_add(bytes) <= limit {
         return true;
     }
     let fits = |spared: usize| (held_bytes() as usize).saturating_sub(spared).saturating_add(bytes) <= limit;
-    // Memory kept for recycling is given back before anything is refused.
-    fits(0) || (fits(COUNTERS.dirty.load(Relaxed)) && purge() && fits(0))
+    // Memory that nobody uses is given back before anything is refused: kept for recycling, or left behind by a fork.
+    fits(0) || (fits(COUNTERS.dirty.load(Relaxed)) && purge() && fits(0)) || (fork::reclaim() && (fits(0) || purge() && fits(0)))
 }
 
 /// Gives the memory of all dirty runs back.
@@ -305,9 +366,16 @@ pub fn give_back(given: Given, mut shard: Guard<'_, Shard>) {
         settle(given, &mut shard, !clean);
     }
     let left = this.used.fetch_sub(given.length, Relaxed) - given.length;
-    if left == 0 && !given.is_listed() {
-        drop(shard);
+    let stale = !given.is_listed() && this.state() == State::Frozen;
+    let over = left == 0 && !given.is_listed();
+    if stale {
+        space::add_stale(this, given.bytes());
+    }
+    drop(shard);
+    if over {
         retire(given.index);
+    } else if stale {
+        give_stale_back(given.bytes());
     }
 }
 
@@ -327,7 +395,9 @@ fn settle(given: Given, shard: &mut Guard<'_, Shard>, dirty: bool) {
 
 /// Empties a generation whose last block was given back.
 fn retire(index: u32) {
-    space::acquire_all();
+    if !space::acquire_all() {
+        return;
+    }
     let this = space::generation(index);
     if this.used.load(Relaxed) == 0 && space::CURRENT.load(Relaxed) != index && this.state() != State::Empty {
         space::retire(index);
@@ -378,6 +448,9 @@ pub fn resize(address: usize, bytes: usize) -> bool {
     head.set_used(Kind::Block, wanted.max(length), bytes as u64);
     COUNTERS.live.fetch_add((wanted - touched) as usize * UNIT_BYTES, Relaxed);
     count(&COUNTERS.in_place);
+    drop(shard);
+    spare_others((wanted - touched) as usize * UNIT_BYTES);
+    back(address, before, bytes);
     true
 }
 

@@ -23,6 +23,7 @@
 mod face;
 mod fork;
 mod heap;
+mod huge;
 mod lock;
 pub mod maps;
 mod pagemap;
@@ -40,7 +41,8 @@ use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 pub use face::{Arena, Face, Found, SYMBOL, VERSION, of_process};
 pub use fork::{can_fork, child, parent, prepare};
 pub use heap::{Request, Served, allocate, free, reallocate, requested};
-pub use space::{is_ours, windows};
+pub use huge::gives_huge_pages;
+pub use space::{is_ours, reserved_bytes, windows};
 pub use statistics::Statistics;
 pub use system::{errno, keeping_errno, set_errno};
 pub use units::Kind;
@@ -125,7 +127,8 @@ pub fn takes_map(bytes: usize) -> bool {
 /// Whether a descriptor is one that the arena needs. Asks no kernel: safe anywhere.
 #[must_use]
 pub fn needs_descriptor(file: i32) -> bool {
-    file >= 0 && (fork::witness() == Some(file) || space::generations().any(|(_, generation)| generation.descriptor() == Some(file)))
+    file >= 0
+        && (fork::witness() == Some(file) || space::generations().any(|(_, generation)| generation.descriptor() == Some(file)))
 }
 
 /// The descriptors that the arena needs, in ascending order.

@@ -92,8 +92,11 @@ pub fn build(tools: &Tools<'_>, name: &str, lock: &Lock, interpreter: &Interpret
     let site = tempfile::Builder::new().prefix(&prefix).tempdir_in(tools.folder).map_err(Error::io("create", tools.folder))?;
     fill(tools, site.path(), lock, interpreter)?;
     try_imports(tools, site.path(), lock, interpreter, imports)?;
-    let description =
-        Description { version: interpreter.version.clone(), interpreter: interpreter.path.clone(), packages: lock.packages.clone() };
+    let description = Description {
+        version: interpreter.version.clone(),
+        interpreter: interpreter.path.clone(),
+        packages: lock.packages.clone(),
+    };
     let text = serde_json::to_vec_pretty(&description).map_err(|error| Error::io("write", DESCRIPTION)(error.into()))?;
     let file = site.path().join(DESCRIPTION);
     std::fs::write(&file, text).map_err(Error::io("write", file))?;
@@ -170,7 +173,13 @@ pub(crate) fn fill(tools: &Tools<'_>, site: &Path, lock: &Lock, interpreter: &In
     if output.status.success() { Ok(()) } else { Err(failed(uv::message_of(&output))) }
 }
 
-pub(crate) fn try_imports(tools: &Tools<'_>, site: &Path, lock: &Lock, interpreter: &Interpreter, imports: &[&str]) -> Result<(), Error> {
+pub(crate) fn try_imports(
+    tools: &Tools<'_>,
+    site: &Path,
+    lock: &Lock,
+    interpreter: &Interpreter,
+    imports: &[&str],
+) -> Result<(), Error> {
     if imports.is_empty() {
         return Ok(());
     }

@@ -33,7 +33,10 @@ const RULES: [Rule; 2] = [
         below: "2",
         needs: "pyarrow",
         needs_below: "26",
-        good: &["25.0.0", "24.0.0", "23.0.0", "22.0.0", "21.0.0", "20.0.0", "19.0.1", "18.1.0", "17.0.0", "16.1.0", "15.0.2", "14.0.2", "12.0.1"],
+        good: &[
+            "25.0.0", "24.0.0", "23.0.0", "22.0.0", "21.0.0", "20.0.0", "19.0.1", "18.1.0", "17.0.0", "16.1.0", "15.0.2",
+            "14.0.2", "12.0.1",
+        ],
     },
 ];
 
@@ -75,7 +78,8 @@ pub fn python_advice(asked: &[Requirement], python: &str) -> Option<String> {
         return None;
     }
     let (_, newest) = PANDAS_PYTHON.iter().zip(probes).rev().find(|(_, versions)| pandas.admits_one_of(versions))?.0;
-    (minor(python)? > minor(newest)?).then(|| format!("`{pandas}` has wheels up to Python {newest}: use `@forebay.python(\"{newest}\")`, or a newer pandas"))
+    (minor(python)? > minor(newest)?)
+        .then(|| format!("`{pandas}` has wheels up to Python {newest}: use `@forebay.python(\"{newest}\")`, or a newer pandas"))
 }
 
 #[cfg(test)]

@@ -56,7 +56,9 @@ pub fn installed(extra: &[PathBuf]) -> Vec<Interpreter> {
             continue;
         }
         // Nobody can cancel a quiet watch.
-        if let Some(version) = ask(&path, &Quiet).ok().flatten().filter(|version| version.starts_with("3.") && !known(minor(version))) {
+        if let Some(version) =
+            ask(&path, &Quiet).ok().flatten().filter(|version| version.starts_with("3.") && !known(minor(version)))
+        {
             chosen.push(Interpreter { path, version });
         }
     }
@@ -188,8 +190,10 @@ mod tests {
         for name in ["3.9.18", "3.11.7", "3.11.12"] {
             std::fs::create_dir(folder.path().join(name)).unwrap();
         }
-        let names: Vec<String> =
-            subfolders_newest_first(folder.path()).iter().map(|p| p.file_name().unwrap().to_string_lossy().into_owned()).collect();
+        let names: Vec<String> = subfolders_newest_first(folder.path())
+            .iter()
+            .map(|p| p.file_name().unwrap().to_string_lossy().into_owned())
+            .collect();
         assert_eq!(names, ["3.11.12", "3.11.7", "3.9.18"]);
     }
 
@@ -204,6 +208,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("python3.98"), "not a program").unwrap();
         let error = find("3.98", &[folder.path().to_owned()], None, &Quiet).unwrap_err();
-        assert!(matches!(&error, Error::NoInterpreter { found, .. } if found.iter().any(|f| f.starts_with("3.98 "))), "{error:?}");
+        assert!(
+            matches!(&error, Error::NoInterpreter { found, .. } if found.iter().any(|f| f.starts_with("3.98 "))),
+            "{error:?}"
+        );
     }
 }

@@ -66,7 +66,8 @@ fn compile(
     python: &str,
     interpreter: &Interpreter,
 ) -> Result<Lock, Error> {
-    let input: String = asked.iter().map(ToString::to_string).chain(constraints.iter().cloned()).map(|line| line + "\n").collect();
+    let input: String =
+        asked.iter().map(ToString::to_string).chain(constraints.iter().cloned()).map(|line| line + "\n").collect();
     let path = interpreter.path.to_string_lossy();
     let mut arguments = vec!["pip", "compile", "-", "--python", &path, "--generate-hashes", "--no-header", "--no-annotate"];
     for package in compatibility::WHEELS_ONLY {

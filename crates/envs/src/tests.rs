@@ -60,7 +60,8 @@ fn every_error_has_its_code() {
 fn a_missing_uv_is_env0001_and_a_bad_version_env0006() {
     let folder = tempfile::tempdir().unwrap();
     let environments = open(folder.path(), Some("/nowhere/uv".into()));
-    let code = |packages: &[(&str, &str)]| environments.prepare(&request("3.11", packages, &[]), &Quiet).unwrap_err().report().code.0;
+    let code =
+        |packages: &[(&str, &str)]| environments.prepare(&request("3.11", packages, &[]), &Quiet).unwrap_err().report().code.0;
     assert_eq!(code(&[("pandas", "2.0")]), "ENV0001");
     assert_eq!(code(&[("pandas", "newest")]), "ENV0006");
 }
@@ -94,18 +95,22 @@ fn builds_once_and_then_remembers() {
     let folder = tempfile::tempdir().unwrap();
     let wanted = request(&python_here(), &[("six", "1.16")], &[]);
     let environment = match open(folder.path(), Some(uv.clone())).prepare(&wanted, &Quiet) {
-        Err(Error::Resolve { uv, .. } | Error::Install { uv, .. }) if is_network(&uv) => return eprintln!("skipped: no package index: {uv}"),
+        Err(Error::Resolve { uv, .. } | Error::Install { uv, .. }) if is_network(&uv) => {
+            return eprintln!("skipped: no package index: {uv}");
+        }
         other => other.unwrap(),
     };
     assert_eq!(environment.package("six"), Some("1.16.0"));
-    let output = std::process::Command::new(&environment.python).args(["-I", "-c", "import six; print(six.__file__)"]).output().unwrap();
+    let output =
+        std::process::Command::new(&environment.python).args(["-I", "-c", "import six; print(six.__file__)"]).output().unwrap();
     assert!(String::from_utf8_lossy(&output.stdout).starts_with(&*environment.folder.to_string_lossy()), "{output:?}");
     // A new process finds it without uv, and without starting anything.
     let count = Counting::default();
     let again = open(folder.path(), Some("/nowhere/uv".into())).prepare(&wanted, &count).unwrap();
     assert_eq!((again, *count.started.lock().unwrap()), (environment.clone(), 0));
     // Another spelling of the same set shares the folder; a half-removed environment is built again.
-    let same = open(folder.path(), Some(uv.clone())).prepare(&request(&python_here(), &[("six", "1.16.0")], &[]), &Quiet).unwrap();
+    let same =
+        open(folder.path(), Some(uv.clone())).prepare(&request(&python_here(), &[("six", "1.16.0")], &[]), &Quiet).unwrap();
     assert_eq!(same.hash, environment.hash);
     std::fs::remove_file(environment.folder.join("forebay.json")).unwrap();
     std::fs::create_dir(folder.path().join("envs").join(format!("{}.building-left", environment.hash))).unwrap();
@@ -133,7 +138,8 @@ fn a_python_that_is_not_there_is_env0002() {
     let Some(uv) = uv_or_skip() else { return };
     let folder = tempfile::tempdir().unwrap();
     let environments =
-        Environments::open(Options { cache_dir: folder.path().to_owned(), uv: Some(uv), offline: true, ..Options::default() }).unwrap();
+        Environments::open(Options { cache_dir: folder.path().to_owned(), uv: Some(uv), offline: true, ..Options::default() })
+            .unwrap();
     let report = environments.prepare(&request("3.77", &[], &[]), &Quiet).unwrap_err().report();
     assert_eq!(report.code.0, "ENV0002");
     assert!(report.hint.unwrap().contains("uv python install 3.77"));
@@ -151,7 +157,8 @@ fn what_installs_but_does_not_import_is_env0005_and_cannot_install_env0004() {
     build::fill(&tools, &site, &nothing, &interpreter).unwrap();
     let packages = site.join("lib").join(format!("python{}", python_here())).join("site-packages");
     std::fs::create_dir_all(packages.join("broken-1.0.dist-info")).unwrap();
-    std::fs::write(packages.join("broken-1.0.dist-info/METADATA"), "Metadata-Version: 2.1\nName: broken\nVersion: 1.0\n").unwrap();
+    std::fs::write(packages.join("broken-1.0.dist-info/METADATA"), "Metadata-Version: 2.1\nName: broken\nVersion: 1.0\n")
+        .unwrap();
     std::fs::write(packages.join("broken-1.0.dist-info/RECORD"), "broken.py,,\nbroken-1.0.dist-info/METADATA,,\n").unwrap();
     std::fs::write(packages.join("broken.py"), "raise ImportError('numpy.dtype size changed')\n").unwrap();
     let report = build::try_imports(&tools, &site, &nothing, &interpreter, &["broken"]).unwrap_err().report();

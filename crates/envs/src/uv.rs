@@ -116,7 +116,10 @@ mod tests {
 
     #[test]
     fn credentials_are_masked() {
-        assert_eq!(mask("GET https://ann:s3cr@et@host.example/simple/x?token=abc failed"), "GET https://***@host.example/simple/x?*** failed");
+        assert_eq!(
+            mask("GET https://ann:s3cr@et@host.example/simple/x?token=abc failed"),
+            "GET https://***@host.example/simple/x?*** failed"
+        );
         assert_eq!(mask("see `http://host/a` and ftp://u@h"), "see `http://host/a` and ftp://***@h");
         assert_eq!(mask("nothing here"), "nothing here");
     }

@@ -159,7 +159,9 @@ mod tests {
     fn exactness_and_admission() {
         let r = |version| Requirement::parse("numpy", version).unwrap();
         assert!(r("1.26.4").is_exact() && !r("1.26").is_exact() && !r("").is_exact() && !r(">=1").is_exact());
-        assert!(r(">=1.20").admits_one_of(&["1.26.4"]) && !r("2.0").admits_one_of(&["1.26.4"]) && r("").admits_one_of(&["1.26.4"]));
+        assert!(
+            r(">=1.20").admits_one_of(&["1.26.4"]) && !r("2.0").admits_one_of(&["1.26.4"]) && r("").admits_one_of(&["1.26.4"])
+        );
         assert!(is_below("2.0.3", "2.2.2") && !is_below("2.10.0", "2.2.2") && !is_below("2.2.2", "2.2.2"));
     }
 }

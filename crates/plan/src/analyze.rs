@@ -83,7 +83,8 @@ pub(crate) fn analyze(query: &str, tables: &BTreeMap<String, SchemaRef>) -> Resu
     let pruned = tables.iter().map(|(name, schema)| (name.clone(), project(schema, columns.get(name)))).collect();
     // The drawing of an empty relation does not tell its columns, so they are compared as well.
     let same = plan(query, &pruned).is_ok_and(|again| {
-        again.schema().as_arrow() == full.schema().as_arrow() && again.display_indent().to_string() == full.display_indent().to_string()
+        again.schema().as_arrow() == full.schema().as_arrow()
+            && again.display_indent().to_string() == full.display_indent().to_string()
     });
     for (name, need) in &mut needs {
         let schema = &tables[name];

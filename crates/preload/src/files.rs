@@ -28,9 +28,8 @@ pub unsafe extern "C" fn close(file: c_int) -> c_int {
 pub unsafe extern "C" fn close_range(first: c_uint, last: c_uint, flags: c_int) -> c_int {
     let mut flags = flags as c_uint;
     // SAFETY: the caller's promise is passed on.
-    let kernel = |first: c_uint, last: c_uint, flags: c_uint| unsafe {
-        libc::syscall(libc::SYS_close_range, first, last, flags) as c_int
-    };
+    let kernel =
+        |first: c_uint, last: c_uint, flags: c_uint| unsafe { libc::syscall(libc::SYS_close_range, first, last, flags) as c_int };
     // Ours are closed by `exec` anyway.
     if flags & CLOSE_RANGE_CLOEXEC != 0 || first > last {
         return kernel(first, last, flags);

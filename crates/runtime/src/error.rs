@@ -105,8 +105,10 @@ impl Coded for Failure {
                 }
             }
             Self::Killed { signal, memory_bytes, .. } => killed(message, *signal, *memory_bytes),
-            Self::TimedOut { limit, .. } => Report::new("RUN0012", Fault::Request, message)
-                .with_hint(format!("give it more time with `@forebay.resources(timeout={})`, or less to do", limit.as_secs().saturating_mul(2).max(1))),
+            Self::TimedOut { limit, .. } => Report::new("RUN0012", Fault::Request, message).with_hint(format!(
+                "give it more time with `@forebay.resources(timeout={})`, or less to do",
+                limit.as_secs().saturating_mul(2).max(1)
+            )),
             Self::Cancelled { .. } => Report::new("RUN0013", Fault::Request, message),
             Self::Start { program, source, .. } => Report::new("RUN0014", Fault::Platform, message)
                 .with_cause(format!("`{}`: {source}", program.display()))
@@ -117,9 +119,9 @@ impl Coded for Failure {
             Self::Answer { why, .. } => Report::new("RUN0015", Fault::Platform, message)
                 .with_cause(why)
                 .with_hint("user code must leave file descriptor 0 alone; otherwise this is a defect of Forebay"),
-            Self::Runtime { why } => Report::new("RUN0016", Fault::Platform, message)
-                .with_cause(why)
-                .with_hint("install the package again (`pip install .`), or name the folder that holds `forebay/` in FOREBAY_RUNTIME"),
+            Self::Runtime { why } => Report::new("RUN0016", Fault::Platform, message).with_cause(why).with_hint(
+                "install the package again (`pip install .`), or name the folder that holds `forebay/` in FOREBAY_RUNTIME",
+            ),
         }
     }
 }
@@ -163,7 +165,14 @@ fn signal_name(signal: i32) -> &'static str {
 }
 
 /// The `Failed` reply as a failure.
-pub(crate) fn told(code: String, message: String, causes: Vec<String>, hint: Option<String>, traceback: Option<String>, fault: &str) -> Failure {
+pub(crate) fn told(
+    code: String,
+    message: String,
+    causes: Vec<String>,
+    hint: Option<String>,
+    traceback: Option<String>,
+    fault: &str,
+) -> Failure {
     let fault = match fault {
         "platform" => Fault::Platform,
         "usage" => Fault::Usage,
@@ -182,8 +191,16 @@ mod tests {
         let node = || "daily".to_owned();
         let cases = [
             (Failure::Exited { node: node(), code: 3 }, "RUN0010", "`daily` exited with code 3 before returning"),
-            (Failure::Killed { node: node(), signal: 9, memory_bytes: Some(1 << 30) }, "RUN0011", "`daily` was killed by signal 9 (SIGKILL)"),
-            (Failure::TimedOut { node: node(), limit: Duration::from_secs(2) }, "RUN0012", "`daily` ran longer than its limit of 2 s"),
+            (
+                Failure::Killed { node: node(), signal: 9, memory_bytes: Some(1 << 30) },
+                "RUN0011",
+                "`daily` was killed by signal 9 (SIGKILL)",
+            ),
+            (
+                Failure::TimedOut { node: node(), limit: Duration::from_secs(2) },
+                "RUN0012",
+                "`daily` ran longer than its limit of 2 s",
+            ),
             (Failure::Cancelled { node: node() }, "RUN0013", "`daily` was cancelled"),
             (
                 Failure::Start { node: node(), program: "/x".into(), source: io::Error::other("no") },

@@ -138,8 +138,10 @@ impl Function<'_> {
     /// A reply with a table.
     fn table(&self, rows: Rows, inputs: &Arc<Inputs>) -> Result<Outcome, Told> {
         if rows.schema.fields().is_empty() {
-            return Err(Told(Report::new("RUN0019", Fault::Request, format!("`{}` gives a table without columns", self.call.node))
-                .with_hint("a table needs at least one column")));
+            return Err(Told(
+                Report::new("RUN0019", Fault::Request, format!("`{}` gives a table without columns", self.call.node))
+                    .with_hint("a table needs at least one column"),
+            ));
         }
         let preview = preview(self.call.preview, &rows)?;
         let returned_at_ns = monotonic_ns();
@@ -217,7 +219,9 @@ fn preview(which: Option<Preview>, rows: &Rows) -> Result<Option<String>, Report
 
 /// What cannot happen between two ends of the same build.
 fn nonsense(why: &dyn std::fmt::Display) -> Report {
-    Report::new("RUN0020", Fault::Platform, "could not execute a call").with_cause(why).with_hint("this is a defect of Forebay: please report it")
+    Report::new("RUN0020", Fault::Platform, "could not execute a call")
+        .with_cause(why)
+        .with_hint("this is a defect of Forebay: please report it")
 }
 
 fn panicked(panic: &(dyn Any + Send)) -> Report {

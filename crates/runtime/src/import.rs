@@ -104,7 +104,11 @@ mod tests {
             fs::write(&path, text).unwrap();
             path.to_string_lossy().into_owned()
         };
-        let files = [path("a.csv", "id,name\n1,one\n2,two\n"), path("b.csv", "id,name\nthree,3\n"), path("c[1].csv", "id,name\n4,four\n")];
+        let files = [
+            path("a.csv", "id,name\n1,one\n2,two\n"),
+            path("b.csv", "id,name\nthree,3\n"),
+            path("c[1].csv", "id,name\n4,four\n"),
+        ];
         let location = folder.path().join("table").to_string_lossy().into_owned();
         wait(async {
             let schema = forebay_lake::infer_schema(&forebay_lake::sources(&files[0]).await.unwrap()).await.unwrap();

@@ -21,7 +21,7 @@ mod sql;
 
 pub use cancel::CancelToken;
 pub use error::Failure;
-pub use forebay_shm::arena::Allocator;
+pub use forebay_shm::arena::{Allocator, gives_huge_pages};
 pub use forebay_shm::monotonic_ns;
 pub use lines::Stream;
 pub use process::{Answer, FunctionProcess, Launch, NewSegment, ProcessLimits, Program};

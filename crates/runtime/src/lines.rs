@@ -98,7 +98,8 @@ impl<R: Read> Lines<R> {
             let text = String::from_utf8_lossy(&line);
             on_line(self.stream, text.strip_suffix('\r').unwrap_or(&text));
         } else if before <= LOG_BYTES_MAX {
-            let notice = format!("printed more than {} MiB: the rest of its {} is dropped", LOG_BYTES_MAX >> 20, self.stream.as_str());
+            let notice =
+                format!("printed more than {} MiB: the rest of its {} is dropped", LOG_BYTES_MAX >> 20, self.stream.as_str());
             on_line(Stream::System, &notice);
         }
     }

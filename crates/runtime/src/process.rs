@@ -33,7 +33,8 @@ use crate::limits::EXIT_GRACE;
 use crate::lines::{Lines, Stream};
 
 /// Starts a Python function: `argv[1]` is the folder that holds the package `forebay`.
-const BOOTSTRAP: &str = "import sys; sys.path.insert(0, sys.argv[1]); del sys.argv[1:]; from forebay._function import main; main()";
+const BOOTSTRAP: &str =
+    "import sys; sys.path.insert(0, sys.argv[1]); del sys.argv[1:]; from forebay._function import main; main()";
 
 /// The allocator of Python functions, in the folder that holds the package.
 const PRELOAD: &str = "forebay/preload.so";
@@ -324,6 +325,8 @@ fn command(launch: &Launch<'_>) -> Command {
             let arena = runtime.join(PRELOAD);
             if arena.is_file() {
                 command.env("LD_PRELOAD", arena);
+                // Arrow's other allocators cut columns out of maps of a gigabyte, which get no huge pages.
+                command.env("ARROW_DEFAULT_MEMORY_POOL", "system");
             }
             if !warm.is_empty() {
                 command.env("FOREBAY_WARM", warm.join(","));

@@ -67,7 +67,12 @@ fn find() -> Result<PathBuf, Failure> {
     let whole = |folder: &&PathBuf| folder.join("forebay/_function.py").is_file();
     tried.iter().find(whole).cloned().ok_or_else(|| {
         let tried: Vec<String> = tried.iter().map(|folder| format!("`{}`", folder.display())).collect();
-        Failure::Runtime { why: format!("there is no package `forebay` in {}", if tried.is_empty() { "any known place".into() } else { tried.join(", ") }) }
+        Failure::Runtime {
+            why: format!(
+                "there is no package `forebay` in {}",
+                if tried.is_empty() { "any known place".into() } else { tried.join(", ") }
+            ),
+        }
     })
 }
 
@@ -150,7 +155,8 @@ mod tests {
         assert!(!first.join("forebay/__pycache__").exists());
         fs::write(package.join("_function.py"), "two").unwrap();
         assert_ne!(make(), first);
-        let left = cache.path().read_dir().unwrap().filter(|e| e.as_ref().unwrap().file_name().to_string_lossy().starts_with("copy-"));
+        let left =
+            cache.path().read_dir().unwrap().filter(|e| e.as_ref().unwrap().file_name().to_string_lossy().starts_with("copy-"));
         assert_eq!(left.count(), 0);
     }
 }

@@ -41,7 +41,9 @@ impl Coded for Error {
             Self::Query(error) => {
                 let text = error.strip_backtrace();
                 let report = Report::new("RUN0017", Fault::Request, message).with_cause(text.trim());
-                report.with_hint("the query was checked before, so a value is the likely reason: a cast, a division by zero, an overflow")
+                report.with_hint(
+                    "the query was checked before, so a value is the likely reason: a cast, a division by zero, an overflow",
+                )
             }
             Self::DuplicateColumn(name) => Report::new("RUN0018", Fault::Request, message)
                 .with_hint(format!("give one of them another name: `… AS {name}_2`")),
@@ -153,10 +155,15 @@ mod tests {
     use super::*;
 
     fn numbers(batches: &[std::ops::Range<i64>]) -> Rows {
-        let schema = Arc::new(Schema::new(vec![Field::new("n", DataType::Int64, true), Field::new("s", DataType::Utf8View, true)]));
+        let schema =
+            Arc::new(Schema::new(vec![Field::new("n", DataType::Int64, true), Field::new("s", DataType::Utf8View, true)]));
         let batch = |range: &std::ops::Range<i64>| {
             let strings: StringViewArray = range.clone().map(|n| Some(format!("row number {n}"))).collect();
-            RecordBatch::try_new(Arc::clone(&schema), vec![Arc::new(Int64Array::from_iter_values(range.clone())), Arc::new(strings)]).unwrap()
+            RecordBatch::try_new(
+                Arc::clone(&schema),
+                vec![Arc::new(Int64Array::from_iter_values(range.clone())), Arc::new(strings)],
+            )
+            .unwrap()
         };
         Rows { batches: batches.iter().map(batch).collect(), schema }
     }
@@ -183,7 +190,8 @@ mod tests {
 
     #[test]
     fn strings_are_plain_and_empty_results_have_a_schema() {
-        let out = query("SELECT s, upper(s) AS t, 'x' AS c FROM t ORDER BY n DESC LIMIT 1", vec![("t".into(), numbers(&[0..3]))]).unwrap();
+        let out = query("SELECT s, upper(s) AS t, 'x' AS c FROM t ORDER BY n DESC LIMIT 1", vec![("t".into(), numbers(&[0..3]))])
+            .unwrap();
         assert!(out.schema.fields().iter().all(|f| f.data_type() == &DataType::Utf8), "{:?}", out.schema);
         let strings: &StringArray = out.batches[0].column(1).as_string();
         assert_eq!(strings.value(0), "ROW NUMBER 2");

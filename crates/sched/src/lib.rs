@@ -113,7 +113,9 @@ pub enum Error {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
-    Waiting { warm: bool },
+    Waiting {
+        warm: bool,
+    },
     Running,
     Finished,
     /// Failed, cancelled or skipped.

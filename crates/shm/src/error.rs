@@ -87,8 +87,7 @@ impl Coded for Error {
             Self::Frame(_) => platform("IPC0105", "could not talk to another process of forebay")
                 .with_hint("restart the background process: `forebay daemon stop`"),
             Self::Limit { .. } => Report::new("IPC0106", Fault::Request, "could not pass a message on").with_chain(self),
-            Self::Descriptors(_) => platform("IPC0107", "could not open another file")
-                .with_hint(OPEN_FILES_HINT),
+            Self::Descriptors(_) => platform("IPC0107", "could not open another file").with_hint(OPEN_FILES_HINT),
             Self::Table(error) => error.report(),
         }
     }

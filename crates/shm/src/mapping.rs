@@ -1,15 +1,18 @@
 //! Reading a segment: a read-only mapping of a sealed file.
 
 use std::ffi::c_void;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::ptr::NonNull;
 use std::sync::Arc;
 
 use arrow::buffer::Buffer;
 use rustix::io::Errno;
-use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
+use rustix::mm::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
 
 use crate::{Error, is_sealed};
+
+/// Bytes of a huge page.
+const HUGE_BYTES: usize = 2 << 20;
 
 /// A segment's bytes in this process. Buffers made of it keep it alive.
 #[derive(Debug)]
@@ -46,16 +49,7 @@ impl Mapping {
         if bytes == 0 {
             return Ok(Arc::new(Self { address: NonNull::dangling(), length: 0, held }));
         }
-        let map = |flags| {
-            // SAFETY: a new mapping at an address of the kernel's choice touches no existing memory.
-            unsafe { mmap(std::ptr::null_mut(), bytes, ProtFlags::READ, flags, file, 0) }
-        };
-        let address = match map(MapFlags::SHARED) {
-            // Before Linux 6.7 a write-sealed file cannot be mapped shared. A private mapping nobody writes is the same pages.
-            Err(Errno::PERM) => map(MapFlags::PRIVATE),
-            other => other,
-        }
-        .map_err(|error| match error {
+        let address = map_aligned(bytes, file).map_err(|error| match error {
             Errno::NOMEM => Error::Memory { bytes: length, source: error },
             other => Error::system("map a segment", other),
         })?;
@@ -83,6 +77,42 @@ impl Mapping {
     pub(crate) fn range(&self) -> (usize, usize) {
         let start = self.address.as_ptr() as usize;
         (start, start + self.length)
+    }
+}
+
+/// Maps a file for reading. From the size of a huge page on, at a multiple of it, so that the huge pages of the file are
+/// mapped as such: a reader then pays one page fault for 2 MiB.
+fn map_aligned(bytes: usize, file: BorrowedFd<'_>) -> Result<*mut c_void, Errno> {
+    if bytes < HUGE_BYTES {
+        return map_at(std::ptr::null_mut(), MapFlags::empty(), bytes, file);
+    }
+    let spare = bytes.checked_add(HUGE_BYTES).ok_or(Errno::NOMEM)?;
+    // SAFETY: a new mapping at an address of the kernel's choice touches no existing memory.
+    let reserved =
+        unsafe { mmap_anonymous(std::ptr::null_mut(), spare, ProtFlags::empty(), MapFlags::PRIVATE | MapFlags::NORESERVE) }?;
+    let before = reserved.align_offset(HUGE_BYTES);
+    let at = reserved.wrapping_byte_add(before);
+    let mapped = map_at(at, MapFlags::FIXED, bytes, file);
+    let used = if mapped.is_ok() { bytes.next_multiple_of(4096) } else { 0 };
+    // SAFETY: what was reserved is ours; the part that the file now stands in is left out.
+    unsafe {
+        if before > 0 {
+            munmap(reserved, before)?;
+        }
+        munmap(at.wrapping_byte_add(used), spare - before - used)?;
+    }
+    mapped
+}
+
+/// Maps a file for reading, at an address that is ours if `fixed`.
+fn map_at(at: *mut c_void, fixed: MapFlags, bytes: usize, file: BorrowedFd<'_>) -> Result<*mut c_void, Errno> {
+    // SAFETY: a new mapping at an address of the kernel's choice touches no existing memory, and a fixed one replaces a
+    // reservation of the caller's that nobody uses.
+    let map = |flags| unsafe { mmap(at, bytes, ProtFlags::READ, flags | fixed, file, 0) };
+    match map(MapFlags::SHARED) {
+        // Before Linux 6.7 a write-sealed file cannot be mapped shared. A private mapping nobody writes is the same pages.
+        Err(Errno::PERM) => map(MapFlags::PRIVATE),
+        other => other,
     }
 }
 

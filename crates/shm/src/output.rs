@@ -127,7 +127,8 @@ impl Output {
         let mut segments = Vec::with_capacity(born.len() + 1);
         for (generation, (end, live)) in born {
             let arena = arena.as_ref().expect("only an arena has generations");
-            let file = arena.descriptor(generation).map_err(|source| Error::System { action: "share this process's memory", source })?;
+            let file =
+                arena.descriptor(generation).map_err(|source| Error::System { action: "share this process's memory", source })?;
             segments.push(NewSegment { id: generation_id(first_id, generation), file, keep: keep(end as u64, live) });
         }
         if let Some((file, length)) = writer.finish() {
@@ -257,7 +258,12 @@ impl Placer for Output {
 }
 
 /// The input segments of which the table needs so little that it had better be copied.
-fn sparse(inputs: &Arc<Inputs>, arena: Option<&Arena>, schema: &SchemaRef, batches: &[RecordBatch]) -> Result<HashSet<u64>, Error> {
+fn sparse(
+    inputs: &Arc<Inputs>,
+    arena: Option<&Arena>,
+    schema: &SchemaRef,
+    batches: &[RecordBatch],
+) -> Result<HashSet<u64>, Error> {
     let large: Vec<(u64, u64)> = inputs.held().filter(|(_, bytes)| *bytes >= PINNED_BYTES_MIN).collect();
     if large.is_empty() {
         return Ok(HashSet::new());

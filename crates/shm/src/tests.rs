@@ -247,7 +247,9 @@ fn a_few_rows_do_not_keep_a_large_segment() {
 #[test]
 fn trimming_leaves_nothing_but_what_is_kept() {
     let bytes: Vec<u8> = (0..100_000_u32).map(|i| u8::try_from(i % 251 + 1).unwrap()).collect();
-    for live in [vec![], vec![0..100_000], vec![5..6, 7..4096, 8192..8193, 50_000..70_001], vec![99_999..100_000], vec![4095..4097]] {
+    for live in
+        [vec![], vec![0..100_000], vec![5..6, 7..4096, 8192..8193, 50_000..70_001], vec![99_999..100_000], vec![4095..4097]]
+    {
         let (file, _) = segment(&bytes);
         let keep = Keep { length: 99_990.max(live.last().map_or(0, |range: &std::ops::Range<u64>| range.end)), live };
         trim(&file, &keep).unwrap();

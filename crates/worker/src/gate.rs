@@ -43,12 +43,17 @@ pub fn gates(plan: &PhysicalPlan) -> (Vec<Gate>, Vec<Option<usize>>) {
 }
 
 fn gate(spec: &EnvironmentSpec) -> Gate {
-    let packages: Vec<String> = spec.packages.iter().map(|(name, version)| format!("{name} {version}").trim().to_owned()).collect();
+    let packages: Vec<String> =
+        spec.packages.iter().map(|(name, version)| format!("{name} {version}").trim().to_owned()).collect();
     let with = if packages.is_empty() { String::new() } else { format!(" with {}", packages.join(", ")) };
     Gate {
         label: format!("Python {}{with}", spec.python),
         // Tables are handed over as pyarrow unless the function asks for something else, and pandas needs it too.
-        request: EnvironmentRequest { python: spec.python.clone(), packages: spec.packages.clone(), needs: vec!["pyarrow".to_owned()] },
+        request: EnvironmentRequest {
+            python: spec.python.clone(),
+            packages: spec.packages.clone(),
+            needs: vec!["pyarrow".to_owned()],
+        },
     }
 }
 

@@ -151,7 +151,12 @@ impl Worker {
     }
 
     /// Appends files to a table, in a process of its own.
-    pub fn import(&self, import: &Import, events: &(dyn Fn(WorkerEvent) + Sync), cancel: &CancelToken) -> Result<Imported, NodeError> {
+    pub fn import(
+        &self,
+        import: &Import,
+        events: &(dyn Fn(WorkerEvent) + Sync),
+        cancel: &CancelToken,
+    ) -> Result<Imported, NodeError> {
         let node = format!("import:{}", import.name);
         let call = Call {
             node: node.clone(),

@@ -220,15 +220,14 @@ impl<'run> Run<'run> {
         let inputs: Vec<Arc<Table>> = node
             .inputs
             .iter()
-            .map(|input| Arc::clone(self.tables[input.producer].as_ref().expect("a table is held until its last consumer has ended")))
+            .map(|input| {
+                Arc::clone(self.tables[input.producer].as_ref().expect("a table is held until its last consumer has ended"))
+            })
             .collect();
         let (given, segments) = distinct(&inputs);
         let segment_id = self.worker.segment_ids.next();
-        let context = call::Context {
-            project: &execution.project_dir,
-            tables_root: &execution.tables_root,
-            strict: execution.strict,
-        };
+        let context =
+            call::Context { project: &execution.project_dir, tables_root: &execution.tables_root, strict: execution.strict };
         let is_shown = matches!(node.work, Work::Python(_) | Work::Sql(_)) && !node.name.contains(':');
         let call = Call {
             node: node.name.clone(),
@@ -280,7 +279,8 @@ impl<'run> Run<'run> {
         let running = self.running.remove(&id).expect("only running nodes end");
         let mut measured = Measured { seconds: Some(running.since.elapsed().as_secs_f64()), ..Measured::default() };
         let delivered = result.map_err(|failure| (failure.is_cancelled(), node_error(&failure)));
-        let delivered = delivered.and_then(|answer| self.deliver(id, answer, running, &mut measured).map_err(|error| (false, error)));
+        let delivered =
+            delivered.and_then(|answer| self.deliver(id, answer, running, &mut measured).map_err(|error| (false, error)));
         match delivered {
             Ok(Verdict::Good) => self.end(id, NodeStatus::Done, measured, None),
             Ok(Verdict::Tolerated(error)) => self.end(id, NodeStatus::Failed, measured, Some(error)),
@@ -306,7 +306,9 @@ impl<'run> Run<'run> {
         let node = &self.execution.plan.nodes[id];
         let preview = match (&answer.reply, &node.work) {
             (Reply::Table { .. }, Work::Scan(_) | Work::Sql(_)) => self.table(id, answer, running, measured)?,
-            (Reply::Table { .. }, Work::Python(_)) if node.work.kind() == "python" => self.table(id, answer, running, measured)?,
+            (Reply::Table { .. }, Work::Python(_)) if node.work.kind() == "python" => {
+                self.table(id, answer, running, measured)?
+            }
             (Reply::Truth { value, message }, Work::Python(_)) if node.work.kind() == "expectation" => {
                 return self.verdict(node, *value, message.as_deref());
             }
@@ -326,7 +328,13 @@ impl<'run> Run<'run> {
     }
 
     /// Publishes a table; gives its preview.
-    fn table(&mut self, id: NodeId, answer: Answer, running: Running, measured: &mut Measured) -> Result<Option<String>, NodeError> {
+    fn table(
+        &mut self,
+        id: NodeId,
+        answer: Answer,
+        running: Running,
+        measured: &mut Measured,
+    ) -> Result<Option<String>, NodeError> {
         let name = &self.execution.plan.nodes[id].name;
         let Reply::Table { rows, bytes, copies, preview, warnings, times, .. } = answer.reply else {
             return Err(wrong_answer(name, "it gave no table"));

@@ -43,12 +43,7 @@ impl SegmentIds {
 impl Table {
     /// Publishes what a function answered. The message is checked, because user code had a hand in it: it may refer only
     /// to segments the function was given and to the one it wrote.
-    pub fn publish(
-        message: Vec<u8>,
-        written: &[NewSegment],
-        first_id: u64,
-        given: &[Arc<Segment>],
-    ) -> Result<Self, String> {
+    pub fn publish(message: Vec<u8>, written: &[NewSegment], first_id: u64, given: &[Arc<Segment>]) -> Result<Self, String> {
         let decoded = Message::decode(&message, &Limits::default()).map_err(|error| error.to_string())?;
         let mut segments = Vec::with_capacity(decoded.segments().len());
         for wanted in decoded.segments() {
@@ -56,7 +51,8 @@ impl Table {
             let known = given.iter().find(|segment| segment.id == wanted.id).cloned();
             let own = || written.iter().find(|segment| is_own && segment.id == wanted.id);
             let made = || own().map(|new| Arc::new(Segment { id: new.id, length: new.length, file: Arc::clone(&new.file) }));
-            let segment = known.or_else(made).ok_or_else(|| format!("it refers to segment {}, which it was not given", wanted.id))?;
+            let segment =
+                known.or_else(made).ok_or_else(|| format!("it refers to segment {}, which it was not given", wanted.id))?;
             if segment.length < wanted.length {
                 return Err(format!("it takes segment {} for {} bytes, it has {}", wanted.id, wanted.length, segment.length));
             }

@@ -89,8 +89,14 @@ fn an_empty_plan_succeeds_and_a_disordered_one_is_run0022() {
 fn an_import_that_does_not_answer_is_an_error() {
     let folder = tempfile::tempdir().unwrap();
     let options = Options { executor: Some("/bin/false".into()), ..Options::new(folder.path()) };
-    let import =
-        Import { name: "t".into(), base: String::new(), files: vec![], best_effort: false, continue_on_error: false, properties: vec![] };
+    let import = Import {
+        name: "t".into(),
+        base: String::new(),
+        files: vec![],
+        best_effort: false,
+        continue_on_error: false,
+        properties: vec![],
+    };
     let error = Worker::new(options).unwrap().import(&import, &|_| {}, &CancelToken::default()).unwrap_err();
     assert_eq!(error.report.code.0, "RUN0010");
 }

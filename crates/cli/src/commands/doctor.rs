@@ -65,7 +65,7 @@ impl Check {
 }
 
 pub fn run(context: &Context) -> Result<Exit> {
-    let mut checks = vec![kernel::shared_memory(), kernel::huge_pages(Path::new(kernel::HUGE_PAGES)), kernel::open_files()];
+    let mut checks = vec![kernel::shared_memory(), kernel::huge_pages(), kernel::open_files()];
     match context.home() {
         Ok(home) => checks.extend([folders(&home), settings(context), background(&home), python_runtime(&home)]),
         Err(failure) => checks.push(Check::off("home", State::Failed, told(failure), "set `FOREBAY_HOME` to a folder")),
