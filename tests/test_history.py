@@ -172,7 +172,7 @@ def test_merges_say_what_they_were_told(lab: Lab, client: forebay.Client) -> Non
     client.create_branch("dev", "main")
     client.create_namespace("raw", "dev")
     properties = {"ticket": "42"}
-    client.merge_branch("dev", "main", commit_message="Take raw", commit_body="It is time.", commit_properties=properties)
+    client.merge_branch("dev", "main", commit_message="Take raw", commit_body="It is time.", commit_properties=properties, always_commit=True)
     [merge] = client.get_commits("main", limit=1)
     assert (merge.subject, merge.body, len(merge.parent_hashes)) == ("Take raw", "It is time.", 2)
     assert merge.properties["ticket"] == "42" and client.has_namespace("raw", "main")
@@ -331,7 +331,7 @@ def test_gc(lab: Lab, client: forebay.Client) -> None:
 def test_the_lines_of_the_guide(lab: Lab, client: forebay.Client) -> None:
     lab.load("flights", table(1))
     lab.load("delays", table(1))
-    settings = "[parameters]\nmin_delay = 15\n"
+    settings = '[parameters.min_delay]\ntype = "int"\ndefault = 15\n'
     source = '@forebay.model(materialization_strategy="REPLACE")\ndef late(minimum=forebay.Parameter("min_delay")):\n    return {"x": [minimum]}\n'
     project = lab.project(source, settings=settings)
     lines = re.findall(r"^\$ forebay (.*)$", GUIDE.read_text(), re.M)

@@ -219,11 +219,10 @@ class RefMethods(Methods):
         Args:
             source_ref: Any ref.
             into_branch: The branch to move.
-            commit_message: First line of the merge's message. With a message, body or property there is always a
-                commit; else the branch just moves where it can.
+            commit_message: First line of the message, if the merge makes a commit.
             commit_body: The rest.
             commit_properties: Properties of the commit.
-            always_commit: A commit also without words.
+            always_commit: Makes a commit also where the branch could just move, so that the words are kept.
 
         Returns:
             The branch after the merge.

@@ -130,7 +130,7 @@ pub enum Op {
         /// Any ref.
         source: String,
         into: String,
-        /// Make a commit also where the branch could just move. Given words do the same.
+        /// Make a commit also where the branch could just move; then the words are always kept.
         #[serde(default)]
         always_commit: bool,
         #[serde(flatten)]

@@ -104,9 +104,7 @@ fn merge(session: &Session<'_>, source: &str, into: &str, always_commit: bool, w
     if from.hash == head.hash {
         return Err(Error::SameRef { a: source.to_owned(), b: into.to_string() }.into());
     }
-    // Words that were given are kept, so they need a commit.
-    let given = words.message.is_some() || words.body.is_some() || !words.properties.is_empty();
-    let fast_forward = if always_commit || given { FastForward::Never } else { FastForward::Allowed };
+    let fast_forward = if always_commit { FastForward::Never } else { FastForward::Allowed };
     let info = session.info(words, format!("Merge `{source}` into `{into}`"));
     session.catalog().merge(&from.hash, &into, &info, fast_forward).map_err(told)?;
     Answer::of(wire(get(session, into.as_str(), RefKind::Branch)?))

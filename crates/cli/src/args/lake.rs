@@ -86,7 +86,7 @@ pub enum BranchCommand {
     /// Merge a ref into a branch: all its tables at once
     #[command(
         after_help = "Examples:\n  forebay branch merge try-it\n  forebay branch merge try-it --into main --commit-message \"New delays\"\n\n\
-            Where the branch is an ancestor of the ref it just moves there, unless a message, body or property is to be kept."
+            Where the branch is an ancestor of the ref it just moves there, without a commit that could hold a message."
     )]
     Merge {
         /// Ref whose changes to take
@@ -97,7 +97,7 @@ pub enum BranchCommand {
         /// First line of the commit message
         #[arg(short = 'm', long, value_name = "TEXT")]
         commit_message: Option<String>,
-        /// Make a commit also where the branch could just move
+        /// Make a commit also where the branch could just move, which keeps message, body and properties
         #[arg(long, visible_alias = "no-ff")]
         no_fast_forward: bool,
         /// What to record with the commit.
