@@ -6,6 +6,7 @@ mod codes;
 mod imports;
 mod model;
 mod pruning;
+mod replay;
 mod row_deletes;
 mod strings;
 mod tables;
