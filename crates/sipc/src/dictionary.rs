@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use arrow::array::{AnyDictionaryArray, Array, ArrayRef, AsArray, RecordBatch, RecordBatchOptions};
+use arrow::array::{AnyDictionaryArray, Array, ArrayRef, AsArray, RecordBatch, RecordBatchOptions, new_null_array};
 use arrow::compute::{cast, take};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::error::ArrowError;
@@ -73,6 +73,7 @@ fn encode(column: &ArrayRef, kind: &DataType) -> Result<ArrayRef, ArrowError> {
     match column.as_any_dictionary_opt() {
         Some(dictionary) if is_tidy(dictionary)? => Ok(Arc::clone(column)),
         Some(dictionary) => cast(&take(dictionary.values(), dictionary.keys(), None)?, kind),
+        None if column.data_type() == &DataType::Null => Ok(new_null_array(kind, column.len())),
         None => cast(column, kind),
     }
 }
