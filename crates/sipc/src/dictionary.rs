@@ -49,7 +49,9 @@ pub fn encode_columns(
             kind if is_text(kind) => encoded(),
             kind => return Err(Error::NotText { column: name.clone(), kind: kind.clone() }),
         };
-        fields[index] = Arc::new(Field::clone(&fields[index]).with_data_type(kind));
+        // Columns without a type need not say that they hold nulls.
+        let nullable = fields[index].is_nullable() || fields[index].data_type() == &DataType::Null;
+        fields[index] = Arc::new(Field::clone(&fields[index]).with_data_type(kind).with_nullable(nullable));
         columns.push(index);
     }
     if columns.is_empty() {
