@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use arrow::array::{AnyDictionaryArray, Array, ArrayRef, AsArray, RecordBatch, RecordBatchOptions};
+use arrow::array::{AnyDictionaryArray, Array, ArrayRef, AsArray, RecordBatch, RecordBatchOptions, new_null_array};
 use arrow::compute::{cast, take};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::error::ArrowError;
@@ -49,7 +49,9 @@ pub fn encode_columns(
             kind if is_text(kind) => encoded(),
             kind => return Err(Error::NotText { column: name.clone(), kind: kind.clone() }),
         };
-        fields[index] = Arc::new(Field::clone(&fields[index]).with_data_type(kind));
+        // Columns without a type need not say that they hold nulls.
+        let nullable = fields[index].is_nullable() || fields[index].data_type() == &DataType::Null;
+        fields[index] = Arc::new(Field::clone(&fields[index]).with_data_type(kind).with_nullable(nullable));
         columns.push(index);
     }
     if columns.is_empty() {
@@ -73,6 +75,7 @@ fn encode(column: &ArrayRef, kind: &DataType) -> Result<ArrayRef, ArrowError> {
     match column.as_any_dictionary_opt() {
         Some(dictionary) if is_tidy(dictionary)? => Ok(Arc::clone(column)),
         Some(dictionary) => cast(&take(dictionary.values(), dictionary.keys(), None)?, kind),
+        None if column.data_type() == &DataType::Null => Ok(new_null_array(kind, column.len())),
         None => cast(column, kind),
     }
 }
