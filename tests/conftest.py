@@ -101,7 +101,7 @@ class Started:
         self.args = args
         self.unread = {"stdout": b"", "stderr": b""}
         self.popen = subprocess.Popen(
-            [FOREBAY, *args],
+            [*lab.command(), *args],
             env=lab.environment,
             cwd=lab.folder,
             stdin=subprocess.DEVNULL,
@@ -154,6 +154,10 @@ class Lab:
             USER="ann",
             NO_COLOR="1",
         )
+
+    def command(self) -> list[str]:
+        """The command, before its arguments."""
+        return [FOREBAY]
 
     def start(self, *args: str | Path) -> Started:
         """Starts a command."""
@@ -227,18 +231,34 @@ class Lab:
         return self.json("daemon", "status")["pid"]
 
     def functions(self) -> list[int]:
-        """Processes below the daemon, except those that compile byte code of new environments."""
-        return [process for process in descendants(self.daemon()) if "forebay-byte-code" not in command_line(process)]
+        """Processes below the daemon, but for the launcher, the parent of all functions, which stays, and for those that compile
+        byte code of new environments."""
+        daemon = self.daemon()
+        above = parents()
+        return [one for one in descendants(daemon) if not (above.get(one) == daemon and is_launcher(one) or "forebay-byte-code" in command_line(one))]
+
+    def sandbox(self, **settings: Any) -> None:
+        """Sets `[sandbox]` of the configuration: `mode`, `read`, `write`."""
+        config = self.home / "config.toml"
+        config.parent.mkdir(mode=0o700, exist_ok=True)
+        kept = config.read_text().partition("[sandbox]")[0] if config.exists() else ""
+        config.write_text(kept + "[sandbox]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in settings.items()))
 
     def gate(self, name: str = "gate") -> Gate:
-        """A place where a model waits for the test."""
-        return Gate(self.folder / name)
+        """A place where a model waits for the test, which is let into the model's sandbox."""
+        place = self.folder / "gates"
+        if not place.exists():
+            place.mkdir()
+            # Functions of a daemon of root's run as somebody else.
+            place.chmod(0o777)
+            self.sandbox(write=[str(place)])
+        return Gate(place / name)
 
 
 class Gate:
     """Where a model and a test meet: the model says it is there, and goes on when the test lets it.
 
-    `gate.code` is the Python expression that a model waits with. It says its process id.
+    `gate.code` is the Python expression that a model waits with. Its process id is the one of the test's world.
     """
 
     def __init__(self, path: Path) -> None:
@@ -246,20 +266,24 @@ class Gate:
         for end in ("arrived", "go"):
             pipe = path.with_name(f"{path.name}.{end}")
             os.mkfifo(pipe)
+            pipe.chmod(0o666)
             # Open both ways: opening never blocks, and nobody sees an end of file.
             self._pipes[end] = os.open(pipe, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
         arrived, go = (str(path.with_name(f"{path.name}.{end}")) for end in ("arrived", "go"))
+        self._met: set[int] = set()
         self.code = (
-            f"(open({arrived!r}, 'w').write(f\"{{__import__('os').getpid()}}\\n\"), open({go!r}, 'rb', buffering=0).read(1))"
+            f"(lambda go: (open({arrived!r}, 'w').write('here' + chr(10)), go.read(1)))(open({go!r}, 'rb', buffering=0))"
         )
 
     def wait(self, arrivals: int = 1) -> list[int]:
-        """Process ids of so many models that have arrived."""
+        """Process ids of so many models that have arrived. They wait with the pipe in hand, which is how they are known."""
         text = b""
         while text.count(b"\n") < arrivals:
             assert select.select([self._pipes["arrived"]], [], [], PATIENCE_S)[0], "no model came to the gate"
             text += os.read(self._pipes["arrived"], 1000)
-        return [int(line) for line in text.split()]
+        met = [process for process in holders(self._pipes["go"]) if process not in self._met]
+        self._met.update(met)
+        return met
 
     def open(self, models: int = 1) -> None:
         """Lets so many models go on."""
@@ -268,6 +292,25 @@ class Gate:
     def __del__(self) -> None:
         for pipe in self._pipes.values():
             os.close(pipe)
+
+
+def holders(descriptor: int) -> list[int]:
+    """Processes other than this one that have the same file open."""
+    wanted = os.fstat(descriptor)
+    found = []
+    for process in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            files = [os.stat(f"/proc/{process}/fd/{name}") for name in os.listdir(f"/proc/{process}/fd")]
+        except OSError:
+            continue  # It has ended, or is not ours to see.
+        if any((file.st_dev, file.st_ino) == (wanted.st_dev, wanted.st_ino) for file in files):
+            found.append(int(process))
+    return [process for process in found if process != os.getpid()]
+
+
+def is_launcher(process: int) -> bool:
+    """Whether it is the parent of a daemon's functions."""
+    return command_line(process).split()[1:] == ["launcher"]
 
 
 def parents() -> dict[int, int]:

@@ -166,15 +166,16 @@ def test_children_of_a_function_die_with_it(lab: Lab) -> None:
             import subprocess
             child = subprocess.Popen(["cat", "/dev/zero"], stdout=subprocess.DEVNULL)
             {gate.code}
-            return pa.table({{"pid": [child.pid]}})
+            return pa.table({{"running": [child.poll() is None]}})
         """
     )
     run = lab.start_run(project)
-    gate.wait()
+    [function] = gate.wait()
+    [child] = descendants(function)
     gate.open()
     run.wait().ok()
-    [row] = lab.rows("SELECT pid FROM parent")
-    assert ends(row["pid"])
+    assert lab.rows("SELECT running FROM parent") == [{"running": True}]
+    assert ends(child)
 
 
 def test_two_homes_never_meet(lab: Lab, tmp_path: Path) -> None:

@@ -225,19 +225,19 @@ def test_a_failure_stops_its_siblings(lab: Lab) -> None:
         @forebay.model()
         def busy():
             {gate.code}
-            open({str(lab.folder / "never")!r}, "w").close()
+            open({str(lab.folder / "gates/never")!r}, "w").close()
             return {{"x": [1]}}
 
         @forebay.model()
         def failing():
-            open({str(lab.folder / "gate.arrived")!r}, "w").close()
+            open({str(lab.folder / "gates/gate.arrived")!r}, "w").close()
             raise ValueError("stop")
         """
     )
     failed = lab.run(project).failed(1)
     assert node(failed.json, "busy")["status"] == "cancelled"
     assert node(failed.json, "failing")["status"] == "failed" and "ValueError: stop" in failed.err
-    assert lab.functions() == [] and not (lab.folder / "never").exists()
+    assert lab.functions() == [] and not (lab.folder / "gates/never").exists()
 
 
 def test_large_strings_and_long_rows(lab: Lab) -> None:

@@ -127,9 +127,9 @@ def test_the_branch_of_a_failed_run_is_kept_and_cannot_be_merged(lab: Lab) -> No
     for source in (kept, f"{kept}@{lab.head(kept)}"):
         refused = lab.forebay("branch", "merge", source, "--into", "main", "-o", "json").failed(1)
         assert refused.json["error"]["code"] == "CAT0006", str(refused)
-    lab.forebay("branch", "create", "fork", "--from-ref", kept).ok()
-    lab.forebay("branch", "merge", "fork", "--into", "main").failed(1)
-    lab.forebay("branch", "rm", "fork").ok()
+    for noun in ("branch", "tag"):
+        refused = lab.forebay(noun, "create", "fork", "--from-ref", kept, "-o", "json").failed(1)
+        assert refused.json["error"]["code"] == "CAT0006"
     lab.forebay("branch", "rm", kept).ok()
 
 

@@ -146,6 +146,7 @@ def test_made_in_a_function(lab: Lab) -> None:
             import pyarrow.parquet
             return pa.parquet.read_table({str(path)!r})
         """
+    lab.sandbox(read=[str(path)])
     lab.run(lab.project(source, "maker")).ok()
     assert_same(lab.query("SELECT * FROM original"), EVERYTHING)
     lab.run(lab.project({"models.py": IDENTITY})).ok()

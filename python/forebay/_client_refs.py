@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 from datetime import datetime
-from itertools import islice
 from typing import Callable, Iterator, Mapping
 
 from ._client_base import Methods
 from ._convert import (
     BranchArg,
+    JobArg,
+    NamespaceArg,
     RefArg,
     TagArg,
     branch_name,
     instant,
+    job_id,
+    namespace_name,
     ref_text,
     tag_name,
     to_branch,
     to_commit,
+    to_diff,
     to_tag,
 )
 from .exceptions import RefNotFoundError, TagNotFoundError
-from .schema import Branch, Commit, Tag
+from .schema import Branch, Commit, Diff, Tag
 
 
 class RefMethods(Methods):
@@ -40,9 +44,7 @@ class RefMethods(Methods):
             >>> [branch.name for branch in client.get_branches()]  # doctest: +SKIP
             ['main']
         """
-        asked = None if user else limit
-        found = map(to_branch, self._ask("branch.list", name=name, limit=asked))
-        return islice((branch for branch in found if not user or branch.name.startswith(f"{user}.")), limit)
+        return map(to_branch, self._ask("branch.list", name=name, user=user, limit=limit))
 
     def get_branch(self, branch: BranchArg) -> Branch:
         """One branch as it is now.
@@ -59,7 +61,10 @@ class RefMethods(Methods):
     def create_branch(self, branch: BranchArg, from_ref: RefArg, *, if_not_exists: bool = False) -> Branch:
         """Creates a branch at any ref: one small write, no data is copied.
 
+        `from_ref` may also walk back: `main~2`, `main^2`, `main@2026-11-01T09:30` (UTC, unless it ends in a zone).
+
         Raises:
+            MergeForbiddenError: if the ref holds results of a failed run.
             BranchExistsError: if it exists and `if_not_exists` is not set.
             RefNotFoundError: if `from_ref` does not exist.
 
@@ -86,9 +91,118 @@ class RefMethods(Methods):
 
         Raises:
             BranchNotFoundError: if there is none.
-            ForbiddenError: for `main`.
+            ForbiddenError: for `main`, and for a protected branch.
         """
         return bool(self._ask("branch.delete", name=branch_name(branch), if_exists=if_exists)["deleted"])
+
+    def protect_branch(self, branch: BranchArg) -> Branch:
+        """Lets only merges move a branch, and keeps it from being deleted or renamed.
+
+        Raises:
+            BranchNotFoundError: if there is none.
+
+        Example:
+            >>> client.protect_branch("main").protected  # doctest: +SKIP
+            True
+        """
+        return to_branch(self._ask("branch.protect", name=branch_name(branch), protected=True))
+
+    def unprotect_branch(self, branch: BranchArg) -> Branch:
+        """Lets a protected branch go.
+
+        Raises:
+            BranchNotFoundError: if there is none.
+        """
+        return to_branch(self._ask("branch.protect", name=branch_name(branch), protected=False))
+
+    def diff_branches(
+        self, a: RefArg, b: RefArg, *, namespace: NamespaceArg | None = None, names_only: bool = False
+    ) -> Diff:
+        """What differs from one ref to another: tables, columns, rows, statistics. Reads metadata, never data.
+
+        Args:
+            a: Any ref.
+            b: Any ref.
+            namespace: Only this namespace.
+            names_only: Only which tables; no metadata file is opened, and `tables` is empty.
+
+        Raises:
+            RefNotFoundError: if there is no such ref.
+
+        Example:
+            >>> diff = client.diff_branches("main", "ann.fix")  # doctest: +SKIP
+            >>> [(table.table, table.after.records) for table in diff.tables]  # doctest: +SKIP
+            [('default.flights', 336776)]
+        """
+        found = self._ask(
+            "branch.diff",
+            a=ref_text(a),
+            b=ref_text(b),
+            namespace=namespace_name(namespace),
+            names_only=names_only,
+        )
+        return to_diff(found)
+
+    def revert_commit(
+        self,
+        ref: RefArg,
+        into_branch: BranchArg,
+        *,
+        commit_message: str | None = None,
+        commit_body: str | None = None,
+        commit_properties: Mapping[str, str] | None = None,
+    ) -> Branch:
+        """Undoes a commit of a branch by a new commit; of a merge, all that it brought.
+
+        Args:
+            ref: The commit, as any ref.
+            into_branch: The branch; the commit must be in its history.
+            commit_message: First line of the message.
+            commit_body: The rest.
+            commit_properties: Properties of the commit.
+
+        Returns:
+            The branch after the revert.
+
+        Raises:
+            RevertConflictError: if a table it changed was changed since; names the tables.
+            NothingToRevertError: if it is undone already.
+            ResourceNotFoundError: if it is not in the branch's history.
+
+        Example:
+            >>> client.revert_commit("main~1", into_branch="main")  # doctest: +SKIP
+            Branch(name='main', hash='5e6f7a8b…')
+        """
+        return self._revert(into_branch, {"ref": ref_text(ref)}, commit_message, commit_body, commit_properties)
+
+    def revert_run(
+        self,
+        job: JobArg,
+        into_branch: BranchArg,
+        *,
+        commit_message: str | None = None,
+        commit_body: str | None = None,
+        commit_properties: Mapping[str, str] | None = None,
+    ) -> Branch:
+        """Undoes everything a run, or an import, committed to a branch, by one new commit.
+
+        Raises:
+            RevertConflictError: if a table it wrote was changed since; names the tables.
+            NothingToRevertError: if it is undone already.
+            ResourceNotFoundError: if nothing of that job is in the branch's history.
+        """
+        return self._revert(into_branch, {"job": job_id(job)}, commit_message, commit_body, commit_properties)
+
+    def _revert(
+        self,
+        branch: BranchArg,
+        what: dict[str, str],
+        message: str | None,
+        body: str | None,
+        properties: Mapping[str, str] | None,
+    ) -> Branch:
+        words = {"message": message, "body": body, "properties": dict(properties or {})}
+        return to_branch(self._ask("commit.revert", branch=branch_name(branch), **what, **words))
 
     def merge_branch(
         self,
@@ -98,8 +212,17 @@ class RefMethods(Methods):
         commit_message: str | None = None,
         commit_body: str | None = None,
         commit_properties: Mapping[str, str] | None = None,
+        always_commit: bool = False,
     ) -> Branch:
         """Merges any ref into a branch, all tables at once: fast-forward, else three-way per table.
+
+        Args:
+            source_ref: Any ref.
+            into_branch: The branch to move.
+            commit_message: First line of the message, if the merge makes a commit.
+            commit_body: The rest.
+            commit_properties: Properties of the commit.
+            always_commit: Makes a commit also where the branch could just move, so that the words are kept.
 
         Returns:
             The branch after the merge.
@@ -107,6 +230,7 @@ class RefMethods(Methods):
         Raises:
             MergeConflictError: if both sides changed a table; names the tables.
             MergeForbiddenError: if the source holds results of a failed run.
+            SameRefError: if both are the same commit.
 
         Example:
             >>> client.merge_branch("ann.fix", into_branch="main")  # doctest: +SKIP
@@ -116,6 +240,7 @@ class RefMethods(Methods):
             "branch.merge",
             source=ref_text(source_ref),
             into=branch_name(into_branch),
+            always_commit=always_commit,
             message=commit_message,
             body=commit_body,
             properties=dict(commit_properties or {}),
@@ -202,12 +327,10 @@ class RefMethods(Methods):
             >>> for commit in client.get_commits("main", limit=3):  # doctest: +SKIP
             ...     print(commit.ref.hash[:8], commit.authored_date, commit.subject)
         """
-        kept = _CommitFilter(
-            instant(filter_by_authored_date),
-            instant(filter_by_authored_date_start_at),
-            instant(filter_by_authored_date_end_at),
-            filter_by_parent_hash,
-        )
+        def time(value: str | datetime | None) -> str | None:
+            found = instant(value)
+            return None if found is None else found.isoformat()
+
         found = self._ask(
             "commit.list",
             **{"ref": ref_text(ref)},
@@ -215,30 +338,13 @@ class RefMethods(Methods):
             author_name=filter_by_author_name or filter_by_author_username,
             author_email=filter_by_author_email,
             properties=dict(filter_by_properties or {}),
-            limit=limit if kept.keeps_all else None,
+            authored_date=time(filter_by_authored_date),
+            since=time(filter_by_authored_date_start_at),
+            until=time(filter_by_authored_date_end_at),
+            parent=filter_by_parent_hash,
+            limit=limit,
         )
-        return islice(filter(kept, map(to_commit, found)), limit)
-
-
-class _CommitFilter:
-    """The filters that the daemon does not know."""
-
-    def __init__(
-        self, at: datetime | None, start: datetime | None, end: datetime | None, parent: str | None
-    ) -> None:
-        self.at, self.start, self.end, self.parent = at, start, end, parent
-
-    @property
-    def keeps_all(self) -> bool:
-        return self.at is None and self.start is None and self.end is None and self.parent is None
-
-    def __call__(self, commit: Commit) -> bool:
-        return (
-            (self.at is None or commit.authored_date == self.at)
-            and (self.start is None or commit.authored_date >= self.start)
-            and (self.end is None or commit.authored_date <= self.end)
-            and (self.parent is None or any(hash.startswith(self.parent) for hash in commit.parent_hashes))
-        )
+        return map(to_commit, found)
 
 
 def _exists(get: Callable[..., object], name: object) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from typing import Iterator, Mapping, Union
+from typing import Iterator, Mapping, Sequence, Union
 
 from ._client_base import Methods
 from ._convert import (
@@ -181,6 +181,55 @@ class TableMethods(Methods):
             namespace=space,
             branch=branch_name(branch),
             if_exists=if_exists,
+            body=commit_body,
+            properties=dict(commit_properties or {}),
+        )
+        return to_branch(after)
+
+    def revert_table(
+        self,
+        table: TableArg | Sequence[TableArg],
+        *,
+        namespace: NamespaceArg | None = None,
+        source_ref: RefArg,
+        into_branch: BranchArg,
+        replace: bool = False,
+        commit_body: str | None = None,
+        commit_properties: Mapping[str, str] | None = None,
+    ) -> Branch:
+        """Puts a table on a branch as it is at another ref; several tables in one commit.
+
+        What one run or commit changed together is reverted together: name all of its tables, or use `revert_run`.
+
+        Args:
+            table: A table, or several.
+            namespace: Namespace of names without one.
+            source_ref: Where the table is as it should be; any ref.
+            into_branch: The branch to change.
+            replace: Whether a table that is there may be replaced.
+            commit_body: Rest of the commit message.
+            commit_properties: Properties of the commit.
+
+        Raises:
+            TableNotFoundError: if it is not there at `source_ref`.
+            RevertIdenticalTableError: if it is so already.
+            RevertDestinationTableExistsError: if it is on the branch and `replace` is not set.
+            PartialRevertError: if half of a commit that changed several tables would be there afterwards.
+            ForbiddenError: if the ref holds results of a failed run.
+
+        Example:
+            >>> client.revert_table("flights", source_ref="main~1", into_branch="main", replace=True)  # doctest: +SKIP
+            Branch(name='main', hash='5e6f7a8b…')
+        """
+        tables = [table] if isinstance(table, (str, Table)) else list(table)
+        pairs = [table_name(one, namespace) for one in tables]
+        names = [f"{space}.{name}" if space else name for name, space in pairs]
+        after = self._ask(
+            "table.revert",
+            names=names,
+            source=ref_text(source_ref),
+            into=branch_name(into_branch),
+            replace=replace,
             body=commit_body,
             properties=dict(commit_properties or {}),
         )

@@ -110,7 +110,8 @@ def instant(text: str | datetime | None) -> datetime | None:
 
 
 def to_branch(data: Mapping[str, Any]) -> schema.Branch:
-    return schema.Branch(data["name"], data["hash"], failed_job=data.get("failed_job"))
+    failed_job, protected = data.get("failed_job"), bool(data.get("protected"))
+    return schema.Branch(data["name"], data["hash"], failed_job=failed_job, protected=protected)
 
 
 def to_tag(data: Mapping[str, Any]) -> schema.Tag:
@@ -126,7 +127,28 @@ def to_commit(data: Mapping[str, Any]) -> schema.Commit:
         authored_date=_instant(data["authored_date"]),
         parent_hashes=tuple(data["parent_hashes"]),
         properties=dict(data.get("properties") or {}),
+        failed_job=data.get("failed_job"),
     )
+
+
+def to_diff(data: Mapping[str, Any]) -> schema.Diff:
+    names = ("added", "removed", "changed", "added_namespaces", "removed_namespaces")
+    return schema.Diff(**{name: tuple(data[name]) for name in names}, tables=tuple(map(_table_diff, data["tables"])))
+
+
+def _table_diff(data: Mapping[str, Any]) -> schema.TableDiff:
+    def table_side(side: Mapping[str, Any] | None) -> schema.TableSide | None:
+        return schema.TableSide(**{**side, "partitions": tuple(side["partitions"])}) if side else None
+
+    def column_side(side: Mapping[str, Any] | None) -> schema.ColumnSide | None:
+        return schema.ColumnSide(**side) if side else None
+
+    columns = (
+        schema.ColumnDiff(one["name"], one["change"], column_side(one["before"]), column_side(one["after"]))
+        for one in data["columns"]
+    )
+    before, after = table_side(data["before"]), table_side(data["after"])
+    return schema.TableDiff(data["table"], data["change"], before, after, tuple(columns))
 
 
 def to_table(data: Mapping[str, Any]) -> schema.Table:

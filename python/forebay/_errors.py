@@ -20,6 +20,13 @@ _BY_CODE: dict[str, type[exc.ForebayError]] = {
     "CAT0015": exc.ResourceNotFoundError,
     "CAT0016": exc.BranchHeadChangedError,
     "CAT0017": exc.BadRequestError,
+    "CAT0018": exc.RefNotFoundError,
+    "CAT0019": exc.ForbiddenError,
+    "CAT0020": exc.RevertConflictError,
+    "CAT0021": exc.PartialRevertError,
+    "CAT0022": exc.NothingToRevertError,
+    "CAT0023": exc.RevertDestinationTableExistsError,
+    "CAT0024": exc.ResourceNotFoundError,
     "CTL0002": exc.BadRequestError,
     "CTL0003": exc.BadRequestError,
     "CTL0004": exc.ServiceUnavailableError,
@@ -42,6 +49,8 @@ _BY_CODE: dict[str, type[exc.ForebayError]] = {
     "CTL0022": exc.BadRequestError,
     "CTL0023": exc.BadRequestError,
     "CTL0024": exc.ServiceUnavailableError,
+    "CTL0026": exc.NotATagRefError,
+    "CTL0027": exc.SameRefError,
 }
 
 # The catalog has one code for "exists" and one for "not found"; the operation says what it was about.
@@ -53,6 +62,7 @@ _BY_CODE_AND_NOUN: dict[tuple[str, str], type[exc.ForebayError]] = {
     ("CAT0003", "namespace"): exc.NamespaceExistsError,
     ("CAT0015", "namespace"): exc.NamespaceNotFoundError,
     ("CAT0015", "table"): exc.TableNotFoundError,
+    ("CAT0022", "table"): exc.RevertIdenticalTableError,
 }
 
 # The ref that such an operation does not find may be any ref: the one it starts from.

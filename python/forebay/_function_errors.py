@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import resource
 import sys
 import traceback
 from typing import Any
@@ -76,8 +78,38 @@ def _raised(raised: _Raised, node: str, project: str) -> dict[str, Any]:
     if "onnection has already been closed" in _line(error):
         hint = "the duckdb connection was closed before its relation was read: return `relation.fetch_arrow_table()`"
     if isinstance(error, MemoryError):
-        hint = "raise `@forebay.resources(memory=…)`, or read fewer columns and rows"
+        return _out_of_memory(node, error, trace)
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return _full(node, error, trace)
+    if isinstance(error, BlockingIOError) or "can't start new thread" in str(error):
+        hint = "start fewer: a pool of one process per core (`@forebay.resources(cpus=…)`) is enough"
+        return _reply("RUN0121", f"`{node}` could not start another process or thread", [_line(error)], hint, trace)
     return _reply("RUN0101", what, [_line(error)], hint, trace)
+
+
+def _out_of_memory(node: str, error: BaseException, trace: str) -> dict[str, Any]:
+    limit = resource.getrlimit(resource.RLIMIT_DATA)[0]
+    held = f"at most it used {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10} MiB at a time"
+    what = f"`{node}` ran out of memory"
+    more = ""
+    if limit != resource.RLIM_INFINITY:
+        what = f"`{node}` used more memory than its limit of {limit >> 20} MiB"
+        more = f": `@forebay.resources(memory=\"{limit >> 19}MiB\")`, or `forebay run --memory {limit >> 19}MiB`"
+    return _reply("RUN0031", what, [_line(error), held], f"read fewer columns or rows, or give it more{more}", trace)
+
+
+def _full(node: str, error: OSError, trace: str) -> dict[str, Any]:
+    """A full disk: the function's own, unless what was written lies elsewhere."""
+    causes = [_line(error)]
+    for folder in ("/tmp", "/dev/shm"):
+        try:
+            space = os.statvfs(folder)
+        except OSError:
+            continue
+        used = (space.f_blocks - space.f_bfree) * space.f_frsize
+        causes.append(f"{used >> 20} of {space.f_blocks * space.f_frsize >> 20} MiB of `{folder}` are in use")
+    hint = "they grow with the memory limit, of which each is half: raise `@forebay.resources(memory=…)`, or write less"
+    return _reply("RUN0120", f"`{node}` filled its disk", causes, hint, trace)
 
 
 def _missing(module: str) -> str:

@@ -28,15 +28,15 @@ def arguments(
     wanted: list[dict[str, Any]], inputs: list[dict[str, Any]], messages: list[bytes], segments: Any
 ) -> dict[str, Any]:
     """Keyword arguments by name. The n-th input is described by the n-th message."""
-    described = {given["name"]: (message, given["columns"]) for given, message in zip(inputs, messages)}
+    described = {given["name"]: (message, given["columns"], given.get("dictionary", [])) for given, message in zip(inputs, messages)}
     values: dict[str, Any] = {}
     for argument in wanted:
         name = argument["name"]
         if argument["is"] == "value":
             values[name] = argument["value"]
         else:
-            message, columns = described[name]
-            values[name] = _hand_over(name, argument["form"], lambda views: segments.table(message, columns, views))
+            message, columns, dictionary = described[name]
+            values[name] = _hand_over(name, argument["form"], lambda views: segments.table(message, columns, views, dictionary))
     return values
 
 

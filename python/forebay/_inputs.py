@@ -28,6 +28,9 @@ class Model(_Placeholder):  # type: ignore[misc]
             (`day BETWEEN 2013-01-01 AND 2013-02-01`). Pushed down to storage for tables of the lake; works on
             models as well.
         ref: Reads the table at another ref (`"v1"`, `"main@1a2b3c4d"`) than the run's.
+        dictionary: Columns of text to get as dictionaries: `dictionary` arrays in pyarrow, `category` in pandas, `Categorical`
+            in polars, `ENUM` in duckdb. A dictionary holds each value once and four bytes per row; its values are distinct and not null,
+            in no particular order, and may hold some that no row has.
 
     Raises:
         TypeError: for an unknown argument, with a suggestion.
@@ -38,7 +41,7 @@ class Model(_Placeholder):  # type: ignore[misc]
         forebay.Model('flights', columns=['carrier'], filter='month = 1')
     """
 
-    __slots__ = ("name", "columns", "filter", "ref")
+    __slots__ = ("name", "columns", "filter", "ref", "dictionary")
 
     @checked
     def __init__(
@@ -47,6 +50,7 @@ class Model(_Placeholder):  # type: ignore[misc]
         columns: Sequence[str] | None = None,
         filter: str | None = None,
         ref: str | None = None,
+        dictionary: Sequence[str] | None = None,
     ) -> None:
         if not isinstance(name, str):
             raise TypeError(f"forebay.Model() takes the table's name as text, not {type(name).__name__}")
@@ -54,9 +58,10 @@ class Model(_Placeholder):  # type: ignore[misc]
         self.columns = columns
         self.filter = filter
         self.ref = ref
+        self.dictionary = dictionary
 
     def __repr__(self) -> str:
-        options = ((option, getattr(self, option)) for option in ("columns", "filter", "ref"))
+        options = ((option, getattr(self, option)) for option in ("columns", "filter", "ref", "dictionary"))
         shown = "".join(f", {option}={value!r}" for option, value in options if value is not None)
         return f"forebay.Model({self.name!r}{shown})"
 

@@ -37,7 +37,13 @@ class Frame:
 
 class Inputs:
     def __new__(cls, segments: Sequence[tuple[int, int, int]] = ...) -> Inputs: ...
-    def table(self, message: bytes, columns: Optional[Sequence[str]] = None, views: bool = False) -> Table: ...
+    def table(
+        self,
+        message: bytes,
+        columns: Optional[Sequence[str]] = None,
+        views: bool = False,
+        dictionary: Sequence[str] = ...,
+    ) -> Table: ...
 
 class Table:
     @property

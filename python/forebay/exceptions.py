@@ -51,9 +51,14 @@ __all__ = [
     "NotATagRefError",
     "NotAWriteBranchRefError",
     "NotFoundError",
+    "NothingToRevertError",
+    "PartialRevertError",
     "RefNotFoundError",
     "RequestError",
     "ResourceNotFoundError",
+    "RevertConflictError",
+    "RevertDestinationTableExistsError",
+    "RevertIdenticalTableError",
     "SameRefError",
     "ServiceUnavailableError",
     "TableExistsError",
@@ -225,6 +230,26 @@ class BranchHeadChangedError(UpdateConflictError):
 
 class MergeConflictError(UpdateConflictError):
     """Both branches changed the same tables; the message names them."""
+
+
+class RevertConflictError(UpdateConflictError):
+    """Tables of what is to be undone were changed since; the message names them."""
+
+
+class PartialRevertError(ConflictError):
+    """A commit that changed several tables would be there by half."""
+
+
+class NothingToRevertError(UpdateConflictError):
+    """Everything is as it would be afterwards."""
+
+
+class RevertIdenticalTableError(NothingToRevertError):
+    """The tables are so already."""
+
+
+class RevertDestinationTableExistsError(UpdateConflictError):
+    """A table would be replaced, and `replace` is not set."""
 
 
 class InternalError(RequestError, RuntimeError):

@@ -13,8 +13,11 @@ from typing import Any, Mapping
 __all__ = [
     "Actor",
     "Branch",
+    "ColumnDiff",
+    "ColumnSide",
     "Commit",
     "DetachedRef",
+    "Diff",
     "Job",
     "JobKind",
     "JobLogEvent",
@@ -24,8 +27,10 @@ __all__ = [
     "Ref",
     "RefType",
     "Table",
+    "TableDiff",
     "TableField",
     "TableKind",
+    "TableSide",
     "Tag",
 ]
 
@@ -64,10 +69,12 @@ class Branch(Ref):
     """A branch. Passed as a branch it is its name; passed as a ref it is pinned to this commit.
 
     `failed_job` names the job whose run failed and left this branch for inspection; such a branch cannot be merged.
+    `protected`: only merges move it, and it can be neither deleted nor renamed.
     """
 
     type: RefType = RefType.BRANCH
     failed_job: str | None = None
+    protected: bool = False
 
     __str__ = Ref.__str__
 
@@ -111,6 +118,7 @@ class Commit:
     authored_date: datetime
     parent_hashes: tuple[str, ...] = ()
     properties: Mapping[str, str] = field(default_factory=dict)
+    failed_job: str | None = None
 
     @property
     def hash(self) -> str:
@@ -295,3 +303,62 @@ class JobLogEvent:
     def level(self) -> str:
         """`ERROR` for what came on stderr, else `INFO`."""
         return "ERROR" if self.stream == "stderr" else "INFO"
+
+
+@dataclass(frozen=True)
+class ColumnSide:
+    """A column on one side of a diff. `type` is its Iceberg type; nulls and bounds are those that manifests tell."""
+
+    name: str
+    type: str
+    required: bool
+    doc: str | None = None
+    nulls: int | None = None
+    lower: str | None = None
+    upper: str | None = None
+
+
+@dataclass(frozen=True)
+class ColumnDiff:
+    """A column that differs: `change` is `added`, `removed` or `changed`."""
+
+    name: str
+    change: str
+    before: ColumnSide | None
+    after: ColumnSide | None
+
+
+@dataclass(frozen=True)
+class TableSide:
+    """A table on one side of a diff: rows, live data files, their bytes."""
+
+    records: int | None
+    files: int
+    size: int | None
+    partitions: tuple[str, ...]
+    snapshot_id: int | None
+    metadata_location: str
+    comment: str | None = None
+
+
+@dataclass(frozen=True)
+class TableDiff:
+    """A table that differs: `change` is `added`, `removed` or `changed`."""
+
+    table: str
+    change: str
+    before: TableSide | None
+    after: TableSide | None
+    columns: tuple[ColumnDiff, ...] = ()
+
+
+@dataclass(frozen=True)
+class Diff:
+    """What leads from one ref to another. Tables are full names; `tables` says what is different about each."""
+
+    added: tuple[str, ...] = ()
+    removed: tuple[str, ...] = ()
+    changed: tuple[str, ...] = ()
+    added_namespaces: tuple[str, ...] = ()
+    removed_namespaces: tuple[str, ...] = ()
+    tables: tuple[TableDiff, ...] = ()

@@ -23,6 +23,7 @@ usage: cargo xtask <command>
   demo    build, set up and run the tour of examples/flights
   test    build, set up and run every test (what CI runs)
   tidy    check the house rules only (no build)
+  sanitize  address | thread: the arena's tests, its stress test included, under that sanitizer
   lint    rustfmt and clippy, warnings are errors
   setup   build target/release/forebay and target/venv, nothing else
   bench   run the benchmarks in bench/ and append to their history: bench [name ...] [--quick ...]
@@ -36,6 +37,7 @@ fn main() -> ExitCode {
         Some("test") => test::test(rest),
         Some("tidy") => tidy::tidy(),
         Some("lint") => test::lint(),
+        Some("sanitize") => test::sanitize(rest.first().map_or("address", String::as_str)),
         Some("setup") => setup::setup().map(|_| ()),
         Some("bench") => bench::bench(rest),
         _ => {

@@ -1,8 +1,8 @@
-//! `cargo xtask test`: the whole gate. `cargo xtask lint`: rustfmt and clippy.
+//! `cargo xtask test`: the whole gate. `cargo xtask lint`: rustfmt and clippy. `cargo xtask sanitize`: the arena under sanitizers.
 
 use std::process::Command;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 
 use crate::setup::{cargo, path_with, root, setup};
 use crate::{run, step, tidy};
@@ -27,6 +27,26 @@ pub fn test(only: &[String]) -> Result<()> {
         .env("PATH", path_with(&[&paths.target.join("venv/bin")])))?;
     step("all tests passed");
     Ok(())
+}
+
+/// The arena's tests under `address` or `thread`, with the pinned compiler and its own standard library (which is not
+/// instrumented: what ThreadSanitizer makes of its channels is suppressed). In a target folder of its own.
+pub fn sanitize(which: &str) -> Result<()> {
+    if !["address", "thread"].contains(&which) {
+        bail!("`{which}` is no sanitizer for the arena: say `address` or `thread`");
+    }
+    let root = root();
+    let suppressions = root.join("crates/arena/sanitizer.supp");
+    step(&format!("tests of the arena under the {which} sanitizer"));
+    run(cargo(&root)
+        // Told the target, cargo builds nothing for the host with these flags.
+        .args(["test", "--release", "-p", "forebay-arena", "--lib", "--target", &format!("{}-unknown-linux-gnu", std::env::consts::ARCH)])
+        .env("RUSTC_BOOTSTRAP", "1")
+        .env("RUSTFLAGS", format!("-Zsanitizer={which} -Cunsafe-allow-abi-mismatch=sanitizer"))
+        .env("CARGO_TARGET_DIR", root.join("target/sanitize").join(which))
+        .env("ASAN_OPTIONS", "detect_leaks=0")
+        // Its children, forked from several threads, go on as the arena's users do.
+        .env("TSAN_OPTIONS", format!("die_after_fork=0 suppressions={}", suppressions.display())))
 }
 
 /// Format and lints, warnings as errors.

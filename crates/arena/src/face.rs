@@ -10,7 +10,7 @@ use crate::{pagemap, system};
 use std::sync::atomic::Ordering::Relaxed;
 
 /// Version of [`Face`]; a table of another version is not used.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 /// Name under which the preload library exports its table.
 pub const SYMBOL: &std::ffi::CStr = c"forebay_arena_face";
 

@@ -14,14 +14,22 @@
 //! so: we unmap our page and try. That counts grandchildren, other process namespaces and children we never heard of.
 //!
 //! A thaw writes the pages that were copied since the freeze back to the file. It needs a process of one thread: no other
-//! thread may write while pages move.
+//! thread may write while pages move. (Nor may the kernel: a read into such a page that was started with io_uring or AIO and is
+//! not finished would be lost.)
+//!
+//! What is freed in a frozen generation stays in its file, because a child may still see it: it is *stale*. Once nobody else is
+//! left, [`reclaim`] gives it back, and the originals of pages that were copied since.
+//!
+//! A child that no handler knows of (`syscall(SYS_fork)`) finds the shared windows empty, so it cannot write into its parent's
+//! memory; and in a child that shares our memory (`vfork`) nothing is thawed: its parent's threads run on.
 
-use std::sync::atomic::{AtomicI32, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, AtomicUsize, Ordering::Relaxed};
 
 use crate::heap::forget_exhaustion;
 use crate::pagemap;
-use crate::protections::Protections;
-use crate::space::{self, NONE, State, UNIT_BYTES, units_for};
+use crate::protections::{Piece, Protections};
+use crate::space::{self, Generation, NONE, State, UNIT_BYTES, units_for};
 use crate::statistics::{COUNTERS, count};
 use crate::system::{self, Identity, PAGE_BYTES};
 use crate::units::Kind;
@@ -33,11 +41,15 @@ static WITNESS_FILE: AtomicI32 = AtomicI32::new(-1);
 static WITNESS_PAGE: AtomicUsize = AtomicUsize::new(0);
 static WITNESS_DEVICE: AtomicU64 = AtomicU64::new(0);
 static WITNESS_INODE: AtomicU64 = AtomicU64::new(0);
+/// A child was born without a witness: we are never sure again to be alone.
+static LOST: AtomicBool = AtomicBool::new(false);
+/// The process that the arena belongs to.
+static PROCESS: AtomicI32 = AtomicI32::new(0);
 
 /// Has the handlers below called at every `fork` of libc.
 pub fn install() {
-    // SAFETY: the handlers are functions of this library, which is never unloaded (see `keep_loaded` of the preload library;
-    // elsewhere it is linked into the program).
+    PROCESS.store(system::process(), Relaxed);
+    // SAFETY: the handlers are functions of this library, which is never unloaded: it was preloaded, or is linked into the program.
     unsafe {
         libc::pthread_atfork(Some(prepare), Some(parent), Some(child));
     }
@@ -46,9 +58,8 @@ pub fn install() {
 /// Before a fork. Ends the process if memory cannot be made private: to go on would let parent and child write into each other.
 pub extern "C" fn prepare() {
     system::keeping_errno(|| {
-        space::acquire_all();
         // SAFETY: all locks are held.
-        if !unsafe { freeze() } {
+        if !space::acquire_all() || !unsafe { freeze() } {
             system::give_up("forebay: no memory to fork: the process holds too much under its limit\n");
         }
     });
@@ -65,14 +76,18 @@ pub extern "C" fn child() {
         for (_, generation) in space::generations().filter(|(_, generation)| generation.state() != State::Empty) {
             generation.close();
             generation.set_state(State::Inherited);
+            generation.stale.store(0, Relaxed);
         }
+        PROCESS.store(system::process(), Relaxed);
         space::CURRENT.store(NONE, Relaxed);
         COUNTERS.live.store(0, Relaxed);
+        COUNTERS.stale.store(0, Relaxed);
         if witness_is_ours() {
             system::close(WITNESS_FILE.load(Relaxed));
         }
         // The page stays mapped, and so tells the parent that we live. Our own children get a witness of ours.
         WITNESS_FILE.store(-1, Relaxed);
+        LOST.store(false, Relaxed);
         // SAFETY: this is the only thread, and it held all locks when it was forked.
         unsafe { space::forget_lists() };
         forget_exhaustion();
@@ -81,10 +96,12 @@ pub extern "C" fn child() {
 }
 
 /// Tries to make the current generation private before `fork` is called, which then finds it done.
-/// `false`: there is no memory for it, and the caller had better not fork.
+/// `false`: there is no memory for it, or a signal handler asks in the middle of our work; the caller had better not fork.
 pub fn can_fork() -> bool {
     system::keeping_errno(|| {
-        space::acquire_all();
+        if !space::acquire_all() {
+            return false;
+        }
         // SAFETY: all locks are held.
         let done = unsafe { freeze() };
         space::release_all();
@@ -97,6 +114,10 @@ pub fn can_fork() -> bool {
 /// # Safety
 /// This thread holds all locks.
 unsafe fn freeze() -> bool {
+    // Before every fork: the child will see all our files. Where no descriptor is left it is born without.
+    if space::generations().any(|(_, this)| this.descriptor().is_some()) && !post_witness() {
+        LOST.store(true, Relaxed);
+    }
     let index = space::CURRENT.load(Relaxed);
     if index == NONE || space::generation(index).state() != State::Shared {
         return true;
@@ -105,20 +126,22 @@ unsafe fn freeze() -> bool {
     let Some(file) = this.file() else {
         system::give_up("forebay: the descriptor of the memory arena was closed or reused, fork is impossible\n");
     };
-    if !post_witness() || !has_room(private_bytes(index)) {
+    let at = space::address_of(index, 0);
+    if !has_room(private_bytes(index, this)) {
         return false;
     }
-    let at = space::address_of(index, 0);
+    // First: who reads the state without a lock must not take private pages for the file's.
+    this.set_state(State::Frozen);
     let mut reserved = at;
-    let mut protections = Protections::of(at..at + this.top() as usize * UNIT_BYTES, this.protected.load(Relaxed));
+    let mut protections = protections_of(index, this);
     let mut done = true;
-    each_extent(index, |start, end| {
+    each_extent(index, GAP_UNITS, |start, end| {
         // Addresses between blocks hold nothing anybody may use.
         done &= start == reserved || system::reserve(reserved, start - reserved).is_some();
         reserved = end;
-        protections.each(start..end, |piece, protection| {
+        protections.each(start..end, |Piece { pages, protection, is_ours }| {
             let flags = libc::MAP_PRIVATE | libc::MAP_FIXED | libc::MAP_NORESERVE;
-            done &= system::map(piece.start, piece.len(), protection, flags, file, piece.start - at).is_some();
+            done &= !is_ours || system::map(pages.start, pages.len(), protection, flags, file, pages.start - at).is_some();
         });
     });
     done &= system::reserve(reserved, at + space::span_bytes() - reserved).is_some();
@@ -126,7 +149,6 @@ unsafe fn freeze() -> bool {
         // Other threads may have written to either kind of page by now.
         system::give_up("forebay: the kernel refused to make memory private before a fork\n");
     }
-    this.set_state(State::Frozen);
     count(&COUNTERS.freezes);
     true
 }
@@ -137,14 +159,26 @@ fn has_room(bytes: usize) -> bool {
     bytes == 0 || system::map(0, bytes, system::READ_WRITE, flags, -1, 0).is_some_and(|at| system::unmap(at, bytes))
 }
 
-fn private_bytes(index: u32) -> usize {
+fn protections_of(index: u32, this: &Generation) -> Protections {
+    let at = space::address_of(index, 0);
+    this.protections(at..at + this.top() as usize * UNIT_BYTES)
+}
+
+/// Bytes of blocks that will be private and writable; reservations are not.
+fn private_bytes(index: u32, this: &Generation) -> usize {
     let mut bytes = 0;
-    each_extent(index, |start, end| bytes += end - start);
+    let mut protections = protections_of(index, this);
+    each_extent(index, GAP_UNITS, |start, end| {
+        protections.each(start..end, |piece| {
+            let counts = piece.is_ours && piece.protection & libc::PROT_WRITE != 0;
+            bytes += if counts { piece.pages.len() } else { 0 };
+        });
+    });
     bytes
 }
 
-/// Calls `found` with the addresses of blocks, neighbours and near ones together.
-fn each_extent(index: u32, mut found: impl FnMut(usize, usize)) {
+/// Calls `found` with the addresses of blocks, those with at most `gap` units between them together.
+fn each_extent(index: u32, gap: u32, mut found: impl FnMut(usize, usize)) {
     let units = space::units(index);
     let mut open: Option<(u32, u32)> = None;
     let mut at = 0;
@@ -154,7 +188,7 @@ fn each_extent(index: u32, mut found: impl FnMut(usize, usize)) {
         if matches!(kind, Kind::Block | Kind::Map) {
             let end = at + units_for(unit.requested() as usize);
             open = match open {
-                Some((start, before)) if at - before <= GAP_UNITS => Some((start, end)),
+                Some((start, before)) if at - before <= gap => Some((start, end)),
                 Some((start, before)) => {
                     found(space::address_of(index, start), space::address_of(index, before));
                     Some((at, end))
@@ -182,7 +216,7 @@ pub unsafe fn thaw(index: u32) -> bool {
     let Some(file) = this.file() else { return false };
     let done = without_signals(|| {
         let mut written = true;
-        each_extent(index, |start, end| {
+        each_extent(index, GAP_UNITS, |start, end| {
             written = written && pagemap::each_written(start, end - start, |page| write_back(index, file, page));
         });
         written && space::share(index, file)
@@ -192,6 +226,52 @@ pub unsafe fn thaw(index: u32) -> bool {
         count(&COUNTERS.thaws);
     }
     done
+}
+
+/// Gives stale memory back if this process is the only one that sees it.
+pub fn reclaim() -> bool {
+    if !space::acquire_all() {
+        return false;
+    }
+    let current = space::CURRENT.load(Relaxed);
+    let stale = || space::generations().filter(|&(index, this)| index != current && this.stale.load(Relaxed) > 0);
+    let done = stale().next().is_some() && is_alone();
+    if done {
+        stale().for_each(|(index, this)| {
+            empty_stale(index, this);
+            space::forget_stale(this);
+        });
+    }
+    space::release_all();
+    done
+}
+
+/// Takes out of a frozen generation's file what no block needs: all between blocks, and the originals of copied pages.
+fn empty_stale(index: u32, this: &Generation) {
+    let Some(file) = this.file() else { return };
+    let start = space::address_of(index, 0);
+    let empty = |pages: Range<usize>| {
+        if !pages.is_empty() {
+            let done = system::punch_file(file, pages.start - start, pages.len());
+            COUNTERS.punched.fetch_add(if done { pages.len() as u64 } else { 0 }, Relaxed);
+        }
+    };
+    let mut at = start;
+    each_extent(index, 0, |from, to| {
+        empty(at..from);
+        at = to;
+        let mut copied = from..from;
+        pagemap::each_written(from, to - from, |page| {
+            if page != copied.end {
+                empty(copied.clone());
+                copied = page..page;
+            }
+            copied.end += PAGE_BYTES;
+            true
+        });
+        empty(copied);
+    });
+    empty(at..start + this.top() as usize * UNIT_BYTES);
 }
 
 fn write_back(index: u32, file: i32, page: usize) -> bool {
@@ -226,7 +306,7 @@ pub fn witness() -> Option<i32> {
     Some(WITNESS_FILE.load(Relaxed)).filter(|&file| file >= 0)
 }
 
-/// Sees to it that the witness's page is mapped, for the child to inherit.
+/// Sees to it that the witness's page is mapped, for the child to inherit. `false`: no descriptor is left, say.
 fn post_witness() -> bool {
     if WITNESS_FILE.load(Relaxed) >= 0 {
         return true;
@@ -249,7 +329,7 @@ fn post_witness() -> bool {
 
 /// Whether no process forked from this one is left.
 fn is_alone() -> bool {
-    if !witness_is_ours() {
+    if LOST.load(Relaxed) || PROCESS.load(Relaxed) != system::process() || !witness_is_ours() {
         return false;
     }
     let (file, page) = (WITNESS_FILE.load(Relaxed), WITNESS_PAGE.load(Relaxed));
@@ -264,8 +344,8 @@ fn is_alone() -> bool {
         .or_else(|| system::map(0, PAGE_BYTES, system::READ_WRITE, libc::MAP_SHARED, file, 0))
     {
         Some(page) => WITNESS_PAGE.store(page, Relaxed),
-        // Without a page children cannot be seen: then none may be born from memory that a thaw could touch.
-        None => system::give_up("forebay: the kernel refused a page before a fork\n"),
+        // Without a page children cannot be seen.
+        None => LOST.store(true, Relaxed),
     }
     false
 }

@@ -6,7 +6,7 @@
 //!
 //! System calls that take time are made without a lock: the block is *leaving* meanwhile, nobody's.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed};
 
 use crate::fork;
 use crate::huge;
@@ -18,8 +18,12 @@ use crate::units::Kind;
 
 pub static KEEP_BYTES: AtomicUsize = AtomicUsize::new(0);
 pub static LIMIT_BYTES: AtomicUsize = AtomicUsize::new(usize::MAX);
-/// No generation could be opened, and nothing has changed since.
-static EXHAUSTED: AtomicBool = AtomicBool::new(false);
+/// No generation could be opened: so many requests pass through before it is tried again.
+static EXHAUSTED: AtomicU32 = AtomicU32::new(0);
+const TRY_AGAIN_AFTER: u32 = 256;
+/// Bytes that were newly taken, or became stale, since it was last tried to give stale memory back.
+static UNTRIED_BYTES: AtomicUsize = AtomicUsize::new(0);
+const UNTRIED_BYTES_MAX: usize = 16 << 20;
 
 /// Blocks from this size on start at a multiple of a huge page.
 const HUGE_FROM_BYTES: usize = 8 << 20;
@@ -87,7 +91,7 @@ impl Request {
 /// Backs the fresh units of a block that was `before` bytes long by huge pages, while less than half of the limit is promised:
 /// near the limit only what is touched may count.
 fn back(at: usize, before: usize, bytes: usize) {
-    if COUNTERS.live.load(Relaxed).saturating_add(COUNTERS.dirty.load(Relaxed)) <= LIMIT_BYTES.load(Relaxed) / 2 {
+    if promised() <= LIMIT_BYTES.load(Relaxed) / 2 {
         huge::back(at + units_for(before) as usize * UNIT_BYTES..at + units_for(bytes) as usize * UNIT_BYTES);
     }
 }
@@ -115,6 +119,9 @@ pub fn allocate(mut request: Request) -> Served {
         }
         let Some((at, dirty)) = find_room(current, index, &mut shard, request) else { break };
         drop(shard);
+        if !dirty {
+            spare_others(request.bytes);
+        }
         if dirty && request.zeroed {
             // SAFETY: the block was just made ours; it spans at least the requested bytes of a shared, writable window.
             unsafe { std::ptr::write_bytes(at as *mut u8, 0, request.bytes) };
@@ -187,35 +194,61 @@ fn place(
 
 /// Makes a generation current: the frozen one again if nobody else sees it, else a new one.
 fn renew() -> bool {
-    if EXHAUSTED.load(Relaxed) {
+    if EXHAUSTED.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1)).is_ok() {
         return false;
     }
-    space::acquire_all();
+    if !space::acquire_all() {
+        return false;
+    }
     let current = space::CURRENT.load(Relaxed);
     let shared = current != NONE && space::generation(current).state() == State::Shared;
     // SAFETY: all locks are held, as both ask.
     let done = shared || unsafe { current != NONE && fork::thaw(current) || space::open() };
-    EXHAUSTED.store(!done, Relaxed);
+    EXHAUSTED.store(if done { 0 } else { TRY_AGAIN_AFTER }, Relaxed);
     space::release_all();
+    // While it was frozen everything was kept.
+    if done && COUNTERS.dirty.load(Relaxed) > KEEP_BYTES.load(Relaxed) {
+        purge();
+    }
     done
+}
+
+/// New memory was taken: what is kept for nobody goes back, if together they are too much.
+fn spare_others(bytes: usize) {
+    if promised() > LIMIT_BYTES.load(Relaxed) && COUNTERS.dirty.load(Relaxed) > 0 {
+        purge();
+    }
+    give_stale_back(bytes);
+}
+
+/// Bytes that blocks may hold, and that are kept without one.
+fn promised() -> usize {
+    [&COUNTERS.live, &COUNTERS.dirty, &COUNTERS.stale].iter().fold(0, |sum, gauge| sum.saturating_add(gauge.load(Relaxed)))
+}
+
+/// Tries now and then to give back what was freed after a fork: a few system calls for each so many bytes.
+fn give_stale_back(bytes: usize) {
+    if COUNTERS.stale.load(Relaxed) > 0 && UNTRIED_BYTES.fetch_add(bytes, Relaxed) + bytes >= UNTRIED_BYTES_MAX {
+        UNTRIED_BYTES.store(0, Relaxed);
+        fork::reclaim();
+    }
 }
 
 /// A fork or a retirement may have made room for a new generation.
 pub fn forget_exhaustion() {
-    EXHAUSTED.store(false, Relaxed);
+    EXHAUSTED.store(0, Relaxed);
 }
 
 /// Whether `bytes` more may be held. What is promised is compared first; only when that is too much do we ask what is held.
 fn fits_limit(bytes: usize) -> bool {
     let limit = LIMIT_BYTES.load(Relaxed);
-    if limit == usize::MAX
-        || COUNTERS.live.load(Relaxed).saturating_add(COUNTERS.dirty.load(Relaxed)).saturating_add(bytes) <= limit
-    {
+    // What is kept for recycling does not count here: it is used, or given back once new memory is taken (`spare_others`).
+    if limit == usize::MAX || promised().saturating_sub(COUNTERS.dirty.load(Relaxed)).saturating_add(bytes) <= limit {
         return true;
     }
     let fits = |spared: usize| (held_bytes() as usize).saturating_sub(spared).saturating_add(bytes) <= limit;
-    // Memory kept for recycling is given back before anything is refused.
-    fits(0) || (fits(COUNTERS.dirty.load(Relaxed)) && purge() && fits(0))
+    // Memory that nobody uses is given back before anything is refused: kept for recycling, or left behind by a fork.
+    fits(0) || (fits(COUNTERS.dirty.load(Relaxed)) && purge() && fits(0)) || (fork::reclaim() && (fits(0) || purge() && fits(0)))
 }
 
 /// Gives the memory of all dirty runs back.
@@ -333,9 +366,16 @@ pub fn give_back(given: Given, mut shard: Guard<'_, Shard>) {
         settle(given, &mut shard, !clean);
     }
     let left = this.used.fetch_sub(given.length, Relaxed) - given.length;
-    if left == 0 && !given.is_listed() {
-        drop(shard);
+    let stale = !given.is_listed() && this.state() == State::Frozen;
+    let over = left == 0 && !given.is_listed();
+    if stale {
+        space::add_stale(this, given.bytes());
+    }
+    drop(shard);
+    if over {
         retire(given.index);
+    } else if stale {
+        give_stale_back(given.bytes());
     }
 }
 
@@ -355,7 +395,9 @@ fn settle(given: Given, shard: &mut Guard<'_, Shard>, dirty: bool) {
 
 /// Empties a generation whose last block was given back.
 fn retire(index: u32) {
-    space::acquire_all();
+    if !space::acquire_all() {
+        return;
+    }
     let this = space::generation(index);
     if this.used.load(Relaxed) == 0 && space::CURRENT.load(Relaxed) != index && this.state() != State::Empty {
         space::retire(index);
@@ -407,6 +449,7 @@ pub fn resize(address: usize, bytes: usize) -> bool {
     COUNTERS.live.fetch_add((wanted - touched) as usize * UNIT_BYTES, Relaxed);
     count(&COUNTERS.in_place);
     drop(shard);
+    spare_others((wanted - touched) as usize * UNIT_BYTES);
     back(address, before, bytes);
     true
 }

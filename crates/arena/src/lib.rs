@@ -42,7 +42,7 @@ pub use face::{Arena, Face, Found, SYMBOL, VERSION, of_process};
 pub use fork::{can_fork, child, parent, prepare};
 pub use heap::{Request, Served, allocate, free, reallocate, requested};
 pub use huge::gives_huge_pages;
-pub use space::{is_ours, windows};
+pub use space::{is_ours, reserved_bytes, windows};
 pub use statistics::Statistics;
 pub use system::{errno, keeping_errno, set_errno};
 pub use units::Kind;

@@ -2,7 +2,9 @@
 
 use std::cell::UnsafeCell;
 use std::ops::{Deref, DerefMut};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+
+use crate::system;
 
 const FREE: u32 = 0;
 const HELD: u32 = 1;
@@ -13,6 +15,8 @@ const SPINS: u32 = 100;
 /// A value behind a lock.
 pub struct Lock<T> {
     word: AtomicU32,
+    /// The thread that holds it.
+    holder: AtomicUsize,
     value: UnsafeCell<T>,
 }
 
@@ -25,7 +29,7 @@ pub struct Guard<'a, T>(&'a Lock<T>);
 impl<T> Lock<T> {
     /// A free lock.
     pub const fn new(value: T) -> Self {
-        Self { word: AtomicU32::new(FREE), value: UnsafeCell::new(value) }
+        Self { word: AtomicU32::new(FREE), holder: AtomicUsize::new(0), value: UnsafeCell::new(value) }
     }
 
     /// Waits for the lock.
@@ -37,7 +41,15 @@ impl<T> Lock<T> {
     /// Takes the lock if it is free.
     pub fn try_lock(&self) -> Option<Guard<'_, T>> {
         // Not `then_some`: a guard that is made is also dropped, and would let go what somebody else holds.
-        self.word.compare_exchange(FREE, HELD, Ordering::Acquire, Ordering::Relaxed).is_ok().then(|| Guard(self))
+        self.word.compare_exchange(FREE, HELD, Ordering::Acquire, Ordering::Relaxed).is_ok().then(|| {
+            self.holder.store(system::thread(), Ordering::Relaxed);
+            Guard(self)
+        })
+    }
+
+    /// Whether this thread holds the lock. (Nobody else can make that true or false.)
+    pub fn is_ours(&self) -> bool {
+        self.holder.load(Ordering::Relaxed) == system::thread()
     }
 
     /// The value, for one who holds the lock without a guard (see [`Lock::acquire`]).
@@ -52,6 +64,11 @@ impl<T> Lock<T> {
 
     /// Waits for the lock and keeps it until [`Lock::release`].
     pub fn acquire(&self) {
+        self.wait();
+        self.holder.store(system::thread(), Ordering::Relaxed);
+    }
+
+    fn wait(&self) {
         for _ in 0..SPINS {
             if self.word.compare_exchange_weak(FREE, HELD, Ordering::Acquire, Ordering::Relaxed).is_ok() {
                 return;
@@ -65,6 +82,7 @@ impl<T> Lock<T> {
 
     /// Lets the lock go, or frees it in a forked child, where nobody waits.
     pub fn release(&self) {
+        self.holder.store(0, Ordering::Relaxed);
         if self.word.swap(FREE, Ordering::Release) == AWAITED {
             futex(&self.word, libc::FUTEX_WAKE, 1);
         }

@@ -11,12 +11,15 @@ use std::ops::Range;
 use std::sync::atomic::Ordering::Relaxed;
 
 use crate::heap::{self, Given, Request, Served, punch};
+use crate::protections::Piece;
 use crate::space::{self, State, UNIT_BYTES, units_for};
 use crate::system::{self, PAGE_BYTES, READ_WRITE};
 use crate::units::{Kind, head_of};
 
 const MADV_POPULATE_WRITE: i32 = 23;
 const MADV_DONTNEED_LOCKED: i32 = 24;
+const MADV_GUARD_INSTALL: i32 = 102;
+const MADV_GUARD_REMOVE: i32 = 103;
 
 /// Serves an anonymous private map of so many bytes.
 pub fn map(bytes: usize, protection: i32, populate: bool) -> Served {
@@ -114,11 +117,18 @@ fn empty(index: u32, pages: Range<usize>) {
     if pages.is_empty() {
         return;
     }
-    if space::generation(index).state() == State::Shared {
-        punch(pages.start, pages.len());
-    } else {
-        system::advise(pages.start, pages.len(), libc::MADV_DONTNEED);
-    }
+    let this = space::generation(index);
+    let shared = this.state() == State::Shared;
+    this.protections(pages.clone()).each(pages, |Piece { pages, is_ours, .. }| {
+        if !is_ours {
+            // Not to be emptied: it may be somebody's file.
+            system::reserve(pages.start, pages.len());
+        } else if shared {
+            punch(pages.start, pages.len());
+        } else {
+            system::advise(pages.start, pages.len(), libc::MADV_DONTNEED);
+        }
+    });
 }
 
 /// Makes units what they were when they were born: pages of the file, readable and writable. The owner's lock is held.
@@ -131,9 +141,7 @@ fn restore(index: u32, unit: u32, length: u32) {
         // The file is not to be seen here again while the generation is frozen.
         system::reserve(at, bytes);
     } else if replaced {
-        let flags = libc::MAP_SHARED | libc::MAP_FIXED | libc::MAP_NORESERVE;
-        let file = this.file().and_then(|file| system::map(at, bytes, READ_WRITE, flags, file, at - space::address_of(index, 0)));
-        if file.is_none() {
+        if !this.file().is_some_and(|file| space::share_part(index, file, at - space::address_of(index, 0), bytes)) {
             system::give_up("forebay: the descriptor of the memory arena was closed or reused\n");
         }
         units.iter().for_each(|unit| unit.set_replaced(false));
@@ -166,32 +174,37 @@ pub fn fixed(range: Range<usize>, protection: i32, anonymous: bool) -> Fixed {
 
 /// Whether the range lies in one map, in a shared window, with nothing else over it.
 fn is_within_map(index: u32, range: &Range<usize>) -> bool {
+    space::generation(index).state() == State::Shared
+        && map_over(index, range, |units| units.iter().any(crate::units::Unit::is_replaced)) == Some(false)
+}
+
+/// What `asked` says of the units of the range, if it lies in one map.
+fn map_over<T>(index: u32, range: &Range<usize>, asked: impl FnOnce(&[crate::units::Unit]) -> T) -> Option<T> {
     let base = space::address_of(index, 0);
     let this = space::generation(index);
     let (first, last) = ((range.start - base) / UNIT_BYTES, (range.end - 1 - base) / UNIT_BYTES);
-    if this.state() != State::Shared || last >= this.top() as usize {
-        return false;
+    if range.is_empty() || last >= this.top() as usize {
+        return None;
     }
     let _shard = space::shard(this.owner(first as u32)).lock();
     let units = space::units(index);
-    let Some(head) = head_of(units, first as u32) else { return false };
+    let head = head_of(units, first as u32)?;
     let block = &units[head as usize];
-    let replaced = this.replaced.load(Relaxed) && units[first..=last].iter().any(crate::units::Unit::is_replaced);
-    block.kind() == Kind::Map && last < (head + block.length()) as usize && !replaced
+    let within = block.kind() == Kind::Map && last < (head + block.length()) as usize;
+    within.then(|| asked(&units[first..=last]))
 }
 
-/// Makes pages of a shared window read as zeros.
+/// Makes pages of a shared window read as zeros. `false`: a fork has frozen it, or its descriptor is not ours any more.
 fn zero(range: Range<usize>) -> bool {
     if punch(range.start, range.len()) {
         return true;
     }
-    // Pages that may not be written cannot be emptied through the mapping.
+    // Pages that may not be written cannot be emptied through the mapping. Any lock keeps a freeze away meanwhile: after it the
+    // file is not ours to change.
     let (index, offset) = space::locate(range.start);
-    let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
-    space::generation(index).file().is_some_and(|file| {
-        // SAFETY: numbers only, and the descriptor was just checked to be ours.
-        unsafe { libc::fallocate(file, mode, offset as libc::off_t, range.len() as libc::off_t) == 0 }
-    })
+    let this = space::generation(index);
+    let _shard = space::shard(space::here()).lock();
+    this.state() == State::Shared && this.file().is_some_and(|file| system::punch_file(file, offset, range.len()))
 }
 
 /// Marks units as replaced, and takes free ones out of circulation: the caller is about to map something over them.
@@ -229,6 +242,11 @@ pub fn advise(range: Range<usize>, advice: i32) -> Option<bool> {
         // Each would cut the window into pieces, or does not matter.
         libc::MADV_HUGEPAGE | libc::MADV_NOHUGEPAGE | libc::MADV_DONTFORK | libc::MADV_DOFORK => Some(true),
         libc::MADV_MERGEABLE | libc::MADV_UNMERGEABLE => Some(true),
+        // Guard pages would be lost by a freeze: who asks is told that this kernel knows none.
+        MADV_GUARD_INSTALL | MADV_GUARD_REMOVE => {
+            system::set_errno(libc::EINVAL);
+            Some(false)
+        }
         libc::MADV_DONTNEED | MADV_DONTNEED_LOCKED => {
             let mut done = true;
             for_each_generation(range, |index, range| done &= dismiss(index, range, advice));
@@ -241,26 +259,38 @@ pub fn advise(range: Range<usize>, advice: i32) -> Option<bool> {
 /// `MADV_DONTNEED`. On a shared mapping the kernel would only forget where the pages are, and the old bytes would come back.
 fn dismiss(index: u32, range: Range<usize>, advice: i32) -> bool {
     let this = space::generation(index);
-    if this.state() != State::Shared {
-        // The kernel would show the file's old bytes.
-        replace(range.clone());
-        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED | libc::MAP_NORESERVE;
-        return system::map(range.start, range.len(), READ_WRITE, flags, -1, 0).is_some();
+    if this.state() == State::Shared {
+        let done = dismiss_shared(index, &range, advice);
+        // A fork may have frozen it meanwhile.
+        if done || this.state() == State::Shared {
+            return done;
+        }
     }
+    // The kernel would show the file's old bytes.
+    let mut protections = this.protections(range.clone());
+    replace(range.clone());
+    let mut done = true;
+    protections.each(range, |Piece { pages, protection, is_ours }| {
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED | libc::MAP_NORESERVE;
+        done &= if is_ours {
+            system::map(pages.start, pages.len(), protection, flags, -1, 0).is_some()
+        } else {
+            system::advise(pages.start, pages.len(), advice)
+        };
+    });
+    done
+}
+
+fn dismiss_shared(index: u32, range: &Range<usize>, advice: i32) -> bool {
+    let this = space::generation(index);
     if !this.replaced.load(Relaxed) {
-        return zero(range);
+        return zero(range.clone());
     }
     // Piece by piece: what stands over our addresses is the kernel's.
-    let base = space::address_of(index, 0);
-    let mut at = range.start;
     let mut done = true;
-    while at < range.end {
-        let unit = (at - base) / UNIT_BYTES;
-        let until = (base + (unit + 1) * UNIT_BYTES).min(range.end);
-        let replaced = space::units(index).get(unit).is_some_and(crate::units::Unit::is_replaced);
-        done &= if replaced { system::advise(at, until - at, advice) } else { zero(at..until) };
-        at = until;
-    }
+    this.protections(range.clone()).each(range.clone(), |Piece { pages, is_ours, .. }| {
+        done &= if is_ours { zero(pages) } else { system::advise(pages.start, pages.len(), advice) };
+    });
     done
 }
 
@@ -278,17 +308,40 @@ pub fn remap(address: usize, old: usize, new: usize, may_move: bool) -> Served {
         unmap(address + new..address + old);
         return Served::At(address);
     }
-    // Pages that may not be read cannot be copied.
-    if !may_move || space::generation(index).protected.load(Relaxed) {
+    if !may_move {
         return Served::Elsewhere;
     }
     let served = map(new, READ_WRITE, false);
     if let Served::At(to) = served {
-        // SAFETY: the caller owns the old map, the new one is ours, longer and apart.
-        unsafe { std::ptr::copy_nonoverlapping(address as *const u8, to as *mut u8, old) };
+        if !move_pages(address..address + old, to, new) {
+            unmap(to..to + new);
+            return Served::Elsewhere;
+        }
         unmap(address..address + old);
     }
     served
+}
+
+/// Copies pages of ours to the start of a new map of `length` bytes, apart from them and writable, which then gets their
+/// protection. `false`: they are not of one map, or have not all the same protection.
+pub fn move_pages(from: Range<usize>, to: usize, length: usize) -> bool {
+    let (index, _) = space::locate(from.start);
+    if map_over(index, &from, |_| ()).is_none() {
+        return false;
+    }
+    let mut found = None;
+    let mut same = true;
+    space::generation(index).protections(from.clone()).each(from.clone(), |piece| {
+        same &= *found.get_or_insert(piece.protection) == piece.protection;
+    });
+    let protection = found.unwrap_or(READ_WRITE);
+    let readable = protection & libc::PROT_READ != 0;
+    if !same || !readable && !system::protect(from.start, from.len(), libc::PROT_READ) {
+        return false;
+    }
+    // SAFETY: the caller owns both maps, the new one is at least as long, and they are apart.
+    unsafe { std::ptr::copy_nonoverlapping(from.start as *const u8, to as *mut u8, from.len().min(length)) };
+    protection == READ_WRITE || protect(to, length, protection)
 }
 
 /// Calls `found` for each generation that has a part of the range, with that part.

@@ -14,10 +14,12 @@
 //! generation change only while all shard locks and the pool lock are held; units of a chunk only under their shard's lock.
 //! Metadata is private memory outside the windows, so pages of a file hold nothing but what users wrote.
 
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 use crate::lock::{Guard, Lock};
-use crate::statistics::COUNTERS;
+use crate::protections::Protections;
+use crate::statistics::{COUNTERS, lower};
 use crate::system::{self, Identity};
 use crate::units::{CHUNK_UNITS, Lists, Runs, Unit};
 
@@ -58,6 +60,8 @@ pub struct Generation {
     described: AtomicU32,
     /// Units of blocks, including those that are being given back.
     pub used: AtomicU32,
+    /// Bytes of blocks that were freed while this was frozen and not current: still in the file, because a child may see them.
+    pub stale: AtomicUsize,
     /// Some pages may have a protection other than read and write.
     pub protected: AtomicBool,
     /// Some pages no longer show the file: see `Unit::is_replaced`.
@@ -75,6 +79,7 @@ impl Generation {
         top: AtomicU32::new(0),
         described: AtomicU32::new(0),
         used: AtomicU32::new(0),
+        stale: AtomicUsize::new(0),
         protected: AtomicBool::new(false),
         replaced: AtomicBool::new(false),
         owners: [const { AtomicU8::new(0) }; CHUNKS_MAX],
@@ -102,7 +107,8 @@ impl Generation {
         usize::from(self.owners[(unit / CHUNK_UNITS) as usize].load(Ordering::Relaxed))
     }
 
-    fn identity(&self) -> Identity {
+    /// What makes its file that file.
+    pub fn identity(&self) -> Identity {
         Identity { device: self.device.load(Ordering::Relaxed), inode: self.inode.load(Ordering::Relaxed) }
     }
 
@@ -121,6 +127,12 @@ impl Generation {
     /// The descriptor as we left it.
     pub fn descriptor(&self) -> Option<i32> {
         Some(self.file.load(Ordering::Relaxed)).filter(|&file| file >= 0)
+    }
+
+    /// What stands at pages of its window.
+    pub fn protections(&self, pages: Range<usize>) -> Protections {
+        let mixed = self.protected.load(Ordering::Relaxed) || self.replaced.load(Ordering::Relaxed);
+        Protections::of(pages, self.identity(), mixed)
     }
 
     /// Closes the file if it still is ours.
@@ -154,8 +166,7 @@ static POOL: Lock<Pool> = Lock::new(Pool);
 pub fn reserve() -> bool {
     let mut span = SPAN_BYTES_MAX;
     while span >= SPAN_BYTES_MIN {
-        let metadata = span / UNIT_BYTES * size_of::<Unit>() * GENERATIONS;
-        if let Some(at) = system::reserve(0, span * GENERATIONS + metadata + ALIGNMENT_BYTES_MAX) {
+        if let Some(at) = system::reserve(0, reserved_by(span)) {
             START.store(at.next_multiple_of(ALIGNMENT_BYTES_MAX), Ordering::Relaxed);
             SPAN_SHIFT.store(span.trailing_zeros(), Ordering::Relaxed);
             SHARD_COUNT.store(system::processors().min(SHARDS_MAX as u32), Ordering::Relaxed);
@@ -165,6 +176,16 @@ pub fn reserve() -> bool {
         span /= 2;
     }
     false
+}
+
+/// Addresses that windows of `span` bytes, their metadata and their alignment take.
+fn reserved_by(span: usize) -> usize {
+    (span + span / UNIT_BYTES * size_of::<Unit>()) * GENERATIONS + ALIGNMENT_BYTES_MAX
+}
+
+/// Bytes of addresses that are reserved, none of which is memory.
+pub fn reserved_bytes() -> usize {
+    if LENGTH.load(Ordering::Acquire) == 0 { 0 } else { reserved_by(span_bytes()) }
 }
 
 /// Whether the address lies in a window.
@@ -275,15 +296,32 @@ fn describe(index: u32, end: u32) -> bool {
 }
 
 /// Takes all locks. Between this and [`release_all`] nothing in the arena changes but by this thread.
-pub fn acquire_all() {
+/// `false`, and none is taken: this thread holds one already, so a signal handler asks in the middle of our work.
+#[must_use]
+pub fn acquire_all() -> bool {
+    if SHARDS.iter().any(Lock::is_ours) || POOL.is_ours() {
+        return false;
+    }
     SHARDS.iter().for_each(Lock::acquire);
     POOL.acquire();
+    true
 }
 
 /// Lets all locks go; in a forked child, frees them.
 pub fn release_all() {
     POOL.release();
     SHARDS.iter().rev().for_each(Lock::release);
+}
+
+/// Notes bytes that were freed in a frozen generation which is not current.
+pub fn add_stale(this: &Generation, bytes: usize) {
+    this.stale.fetch_add(bytes, Ordering::Relaxed);
+    COUNTERS.stale.fetch_add(bytes, Ordering::Relaxed);
+}
+
+/// Stale bytes of a generation were given back.
+pub fn forget_stale(this: &Generation) {
+    lower(&COUNTERS.stale, this.stale.swap(0, Ordering::Relaxed));
 }
 
 /// Forgets all free runs, because another generation becomes current.
@@ -319,6 +357,11 @@ pub unsafe fn open() -> bool {
     this.inode.store(identity.inode, Ordering::Relaxed);
     this.file.store(file, Ordering::Relaxed);
     this.set_state(State::Shared);
+    let last = CURRENT.load(Ordering::Relaxed);
+    if last != NONE {
+        // Freed since it was frozen, and now nobody's to recycle.
+        add_stale(generation(last), COUNTERS.dirty.load(Ordering::Relaxed));
+    }
     // SAFETY: the caller holds all locks.
     unsafe { forget_lists() };
     CURRENT.store(index, Ordering::Release);
@@ -328,12 +371,19 @@ pub unsafe fn open() -> bool {
 
 /// Maps the file over the whole window of its generation, shared.
 pub fn share(index: u32, file: i32) -> bool {
-    let at = address_of(index, 0);
+    share_part(index, file, 0, span_bytes())
+}
+
+/// Maps the file over a part of the window of its generation, shared.
+pub fn share_part(index: u32, file: i32, offset: usize, length: usize) -> bool {
+    let at = address_of(index, 0) + offset;
     let flags = libc::MAP_SHARED | libc::MAP_FIXED | libc::MAP_NORESERVE;
-    let done = system::map(at, span_bytes(), system::READ_WRITE, flags, file, 0).is_some();
+    let done = system::map(at, length, system::READ_WRITE, flags, file, offset).is_some();
     if done {
+        // A child that was made past our handlers must not write into its parent's memory: it gets none of it.
+        system::advise(at, length, libc::MADV_DONTFORK);
         // Nothing happens where the host forbids huge pages in memory files.
-        system::advise(at, span_bytes(), libc::MADV_HUGEPAGE);
+        system::advise(at, length, libc::MADV_HUGEPAGE);
     }
     done
 }
@@ -349,6 +399,7 @@ pub fn retire(index: u32) {
         return;
     }
     this.close();
+    forget_stale(this);
     this.top.store(0, Ordering::Release);
     this.protected.store(false, Ordering::Relaxed);
     this.replaced.store(false, Ordering::Relaxed);

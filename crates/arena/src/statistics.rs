@@ -36,11 +36,14 @@ pub struct Statistics {
     pub huge_bytes: u64,
     /// Large requests that the arena could not serve, and left to the host's allocator or kernel.
     pub passed_through: u64,
+    /// Bytes of blocks that were freed after a fork and are kept because a forked process may still see them.
+    pub stale_bytes: u64,
 }
 
 pub struct Counters {
     pub live: AtomicUsize,
     pub dirty: AtomicUsize,
+    pub stale: AtomicUsize,
     pub allocations: AtomicU64,
     pub recycled: AtomicU64,
     pub maps: AtomicU64,
@@ -56,6 +59,7 @@ pub struct Counters {
 pub static COUNTERS: Counters = Counters {
     live: AtomicUsize::new(0),
     dirty: AtomicUsize::new(0),
+    stale: AtomicUsize::new(0),
     allocations: AtomicU64::new(0),
     recycled: AtomicU64::new(0),
     maps: AtomicU64::new(0),
@@ -98,5 +102,6 @@ pub fn statistics() -> Statistics {
         refused: COUNTERS.refused.load(Relaxed),
         huge_bytes: crate::huge::BACKED.load(Relaxed),
         passed_through: COUNTERS.passed_through.load(Relaxed),
+        stale_bytes: COUNTERS.stale.load(Relaxed) as u64,
     }
 }

@@ -41,6 +41,13 @@ pub fn reserve(address: usize, length: usize) -> Option<usize> {
     map(address, length, libc::PROT_NONE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | fixed, -1, 0)
 }
 
+/// Empties a part of a memory file: it reads as zeros and holds no memory then.
+pub fn punch_file(file: RawFd, offset: usize, length: usize) -> bool {
+    let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+    // SAFETY: numbers only; callers own the file's bytes.
+    unsafe { libc::fallocate(file, mode, offset as libc::off_t, length as libc::off_t) == 0 }
+}
+
 /// A memory file that can be sealed, is never executable where the kernel knows how (6.3), and is closed by `exec`.
 /// Its descriptor is moved out of the way of programs that count on low numbers, as far as the limit of open files allows.
 pub fn memory_file(name: &std::ffi::CStr) -> Option<RawFd> {
@@ -111,6 +118,18 @@ pub fn processors() -> u32 {
 pub fn processor() -> u32 {
     // SAFETY: no arguments.
     unsafe { libc::sched_getcpu() }.max(0) as u32
+}
+
+/// The number of this process.
+pub fn process() -> i32 {
+    // SAFETY: no arguments.
+    unsafe { libc::getpid() }
+}
+
+/// A number that no other thread of this process has now. Asks no kernel.
+pub fn thread() -> usize {
+    // SAFETY: no arguments.
+    unsafe { libc::pthread_self() as usize }
 }
 
 /// Whether this is the only thread of the process.

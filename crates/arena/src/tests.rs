@@ -1,14 +1,13 @@
-//! Tests. The pure part against a naive model (also under Miri); the rest in processes of its own, because an arena is one per
+//! Tests. The pure part is in `pure`; the rest runs in processes of its own, because an arena is one per
 //! process: each such test starts this binary again, for itself alone and on the main thread, and its body runs there.
+//!
+//! `cargo xtask sanitize address` and `cargo xtask sanitize thread` run all of it under a sanitizer.
 
-use std::collections::BTreeMap;
 use std::os::fd::AsRawFd;
 use std::process::Command;
-use std::sync::atomic::{AtomicU8, Ordering};
 
-use proptest::prelude::*;
+mod pure;
 
-use crate::units::{CHUNK_UNITS, Kind, Lists, Runs, Unit, head_of};
 use crate::{Allocator, Arena, Found, Served, Settings, Statistics, maps, of_process};
 
 #[global_allocator]
@@ -84,182 +83,6 @@ fn map(bytes: usize) -> &'static mut [u8] {
 
 fn range(bytes: &[u8]) -> std::ops::Range<usize> {
     bytes.as_ptr() as usize..bytes.as_ptr() as usize + bytes.len()
-}
-
-// ------------------------------------------------------------------------------------------------ the pure part
-
-/// Units as plain values: what each is, and whose.
-struct Model {
-    units: Vec<Unit>,
-    owners: Vec<AtomicU8>,
-    lists: [Lists; 2],
-    /// Used blocks: start to length and shard.
-    blocks: BTreeMap<u32, (u32, u8)>,
-    /// Whether a free unit is dirty.
-    dirty: Vec<bool>,
-}
-
-impl Model {
-    fn new(chunks: &[u8]) -> Self {
-        let mut model = Self {
-            units: (0..chunks.len() as u32 * CHUNK_UNITS).map(|_| Unit::default()).collect(),
-            owners: chunks.iter().map(|&owner| AtomicU8::new(owner)).collect(),
-            lists: [Lists::EMPTY, Lists::EMPTY],
-            blocks: BTreeMap::new(),
-            dirty: vec![false; chunks.len() * CHUNK_UNITS as usize],
-        };
-        for (number, &shard) in chunks.iter().enumerate() {
-            model.runs(shard).give(number as u32 * CHUNK_UNITS, CHUNK_UNITS, false);
-        }
-        model
-    }
-
-    fn runs(&mut self, shard: u8) -> Runs<'_> {
-        Runs::new(&self.units, &self.owners, &mut self.lists[usize::from(shard)], shard)
-    }
-
-    fn take(&mut self, shard: u8, dirty: bool, length: u32, alignment: u32) {
-        let Some(taken) = self.runs(shard).take(dirty, length, alignment) else { return };
-        assert_eq!((taken.dirty, taken.start % alignment), (dirty, 0));
-        for unit in taken.start..taken.start + length {
-            assert_eq!(self.dirty[unit as usize], dirty);
-            assert_eq!(self.owners[(unit / CHUNK_UNITS) as usize].load(Ordering::Relaxed), shard);
-        }
-        self.used(taken.start, length, shard);
-    }
-
-    fn used(&mut self, start: u32, length: u32, shard: u8) {
-        let overlap = self.blocks.range(..start + length).next_back().is_some_and(|(&at, &(long, _))| at + long > start);
-        assert!(!overlap, "{start}+{length} was in use");
-        self.units[start as usize].set_used(Kind::Block, length, u64::from(length) << 33);
-        self.blocks.insert(start, (length, shard));
-    }
-
-    fn give(&mut self, number: usize, dirty: bool) {
-        let Some((&start, &(length, shard))) = self.blocks.iter().nth(number % self.blocks.len().max(1)) else { return };
-        assert_eq!(self.units[start as usize].requested(), u64::from(length) << 33);
-        self.blocks.remove(&start);
-        self.runs(shard).give(start, length, dirty);
-        self.dirty[start as usize..(start + length) as usize].fill(dirty);
-    }
-
-    fn extend(&mut self, number: usize, more: u32) {
-        let Some((&start, &(length, shard))) = self.blocks.iter().nth(number % self.blocks.len().max(1)) else { return };
-        let end = start + length;
-        if let Some(dirty) = self.runs(shard).extend(end, more) {
-            assert_eq!(dirty as usize, self.dirty[end as usize..(end + more) as usize].iter().filter(|&&dirty| dirty).count());
-            self.blocks.remove(&start);
-            self.used(start, length + more, shard);
-        }
-    }
-
-    fn claim(&mut self, shard: u8, start: u32, length: u32) {
-        let mut claimed = Vec::new();
-        self.runs(shard).claim(start, length, |start, length, _| claimed.push((start, length)));
-        for (start, length) in claimed {
-            self.used(start, length, shard);
-        }
-    }
-
-    /// Everything that must hold, from the list of blocks alone.
-    fn check(&mut self) {
-        let mut expected = [Vec::new(), Vec::new()];
-        let mut at = 0u32;
-        let mut open: Option<(u32, u32, bool, u8)> = None;
-        while (at as usize) < self.units.len() {
-            let owner = self.owners[(at / CHUNK_UNITS) as usize].load(Ordering::Relaxed);
-            if let Some(&(length, _)) = self.blocks.get(&at) {
-                expected_run(&mut expected, open.take());
-                assert_eq!(head_of(&self.units, at + length - 1), Some(at));
-                at += length;
-                continue;
-            }
-            let dirty = self.dirty[at as usize];
-            open = match open {
-                Some((start, length, same, shard)) if (same, shard) == (dirty, owner) => Some((start, length + 1, same, shard)),
-                other => {
-                    expected_run(&mut expected, other);
-                    Some((at, 1, dirty, owner))
-                }
-            };
-            at += 1;
-        }
-        expected_run(&mut expected, open);
-        for shard in 0..2u8 {
-            assert_eq!(self.runs(shard).listed(), expected[usize::from(shard)], "shard {shard}");
-        }
-    }
-}
-
-fn expected_run(expected: &mut [Vec<(u32, u32, bool)>; 2], run: Option<(u32, u32, bool, u8)>) {
-    if let Some((start, length, dirty, shard)) = run {
-        expected[usize::from(shard)].push((start, length, dirty));
-    }
-}
-
-#[derive(Clone, Debug)]
-enum Step {
-    Take(u8, bool, u32, u32),
-    Give(usize, bool),
-    Extend(usize, u32),
-    Claim(u8, u32, u32),
-}
-
-fn step() -> impl Strategy<Value = Step> {
-    let length = prop_oneof![1u32..8, 1u32..200, Just(CHUNK_UNITS), Just(CHUNK_UNITS + 1)];
-    prop_oneof![
-        5 => (0u8..2, any::<bool>(), length, 0u32..7).prop_map(|(shard, dirty, length, power)| Step::Take(shard, dirty, length, 1 << power)),
-        4 => (any::<usize>(), any::<bool>()).prop_map(|(number, dirty)| Step::Give(number, dirty)),
-        2 => (any::<usize>(), 1u32..40).prop_map(|(number, more)| Step::Extend(number, more)),
-        1 => (0u8..2, 0u32..4 * CHUNK_UNITS, 1u32..60).prop_map(|(shard, start, length)| Step::Claim(shard, start, length)),
-    ]
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig { cases: if cfg!(miri) { 3 } else { 300 }, failure_persistence: None, ..ProptestConfig::default() })]
-
-    #[test]
-    fn runs_agree_with_a_naive_model(
-        chunks in proptest::collection::vec(0u8..2, 4..5),
-        steps in proptest::collection::vec(step(), 1..if cfg!(miri) { 40 } else { 120 }),
-    ) {
-        let mut model = Model::new(&chunks);
-        for step in steps {
-            match step {
-                Step::Take(shard, dirty, length, alignment) => model.take(shard, dirty, length, alignment),
-                Step::Give(number, dirty) => model.give(number, dirty),
-                Step::Extend(number, more) => model.extend(number, more),
-                Step::Claim(shard, start, length) => model.claim(shard, start, length.min(4 * CHUNK_UNITS - start)),
-            }
-            model.check();
-        }
-    }
-}
-
-#[test]
-fn dirty_runs_are_cleaned_until_none_is_left() {
-    let mut model = Model::new(&[0]);
-    for _ in 0..10 {
-        model.take(0, false, 3, 1);
-    }
-    (0..10).step_by(2).for_each(|number| model.give(number / 2, true));
-    let mut cleaned = 0;
-    while model.runs(0).clean_one(|_, length| {
-        cleaned += length;
-        true
-    }) {}
-    assert_eq!(cleaned, 15);
-    model.dirty.fill(false);
-    model.check();
-}
-
-#[test]
-fn a_lock_that_could_not_be_taken_stays_taken() {
-    let lock = crate::lock::Lock::new(0);
-    let guard = lock.lock();
-    assert!(lock.try_lock().is_none() && lock.try_lock().is_none());
-    drop(guard);
-    assert!(lock.try_lock().is_some() && lock.try_lock().is_some());
 }
 
 // ------------------------------------------------------------------------------------------------ in processes of their own
@@ -467,6 +290,35 @@ fn more_forks_than_generations_pass_through() {
 
 #[test]
 #[cfg_attr(miri, ignore = "Miri knows no memory files")]
+fn what_is_freed_after_a_fork_goes_back_when_no_child_is_left() {
+    let settings = Settings { limit_bytes: 256 * MIB, keep_bytes: MIB, ..Settings::default() };
+    alone("what_is_freed_after_a_fork_goes_back_when_no_child_is_left", settings, |arena| {
+        let kept = vec![1u8; MIB];
+        let large = [vec![2u8; 70 * MIB], vec![3u8; 40 * MIB], vec![4u8; 20 * MIB]];
+        let (_, mut go) = pipes();
+        let child = in_child(|| {
+            go.wait();
+            (2..).zip(&large).all(|(mark, block)| block.iter().all(|&byte| byte == mark))
+        });
+        let other = vec![5u8; MIB];
+        assert_ne!(here(arena, &other).0, here(arena, &kept).0);
+        let [first, second, third] = large;
+        drop(first);
+        assert!(arena.statistics().held_bytes >= 130 * MIB as u64, "the child still sees it");
+        assert!(Vec::<u8>::new().try_reserve_exact(200 * MIB).is_err());
+        go.post();
+        assert!(succeeded(child));
+        // Asked for under the limit, or when enough was freed.
+        assert!(Vec::<u8>::new().try_reserve_exact(180 * MIB).is_ok());
+        assert!(arena.statistics().held_bytes < 70 * MIB as u64);
+        drop(second);
+        assert!(third.iter().all(|&byte| byte == 4) && kept.iter().all(|&byte| byte == 1));
+        assert_eq!(in_file(arena, &kept), kept);
+    });
+}
+
+#[test]
+#[cfg_attr(miri, ignore = "Miri knows no memory files")]
 fn beyond_the_limit_requests_are_refused_and_kept_memory_is_given_back_first() {
     let settings = Settings { keep_bytes: 40 * MIB, ..Settings::within(64 * MIB) };
     alone("beyond_the_limit_requests_are_refused_and_kept_memory_is_given_back_first", settings, |arena| {
@@ -516,8 +368,15 @@ fn maps_behave_as_the_kernels_do() {
         used.fill(3);
         let at = used.as_ptr() as usize;
         assert_eq!(maps::remap(at, 4 * MIB, 3 * MIB, false), Served::At(at));
-        // A page was closed above: what could be closed is not moved.
+        // What has one protection moves with it; what has several does not.
+        assert!(maps::protect(at, MIB, libc::PROT_NONE));
         assert_eq!(maps::remap(at, 3 * MIB, 9 * MIB, true), Served::Elsewhere);
+        assert!(maps::protect(at, 3 * MIB, libc::PROT_NONE));
+        let Served::At(moved) = maps::remap(at, 3 * MIB, 9 * MIB, true) else { panic!("not moved") };
+        assert!(maps::protect(moved, 9 * MIB, libc::PROT_READ));
+        // SAFETY: the map that was just made, and is readable now.
+        let moved = unsafe { std::slice::from_raw_parts(moved as *const u8, 9 * MIB) };
+        assert!(moved[..3 * MIB].iter().all(|&byte| byte == 3) && moved[3 * MIB..].iter().all(|&byte| byte == 0));
     });
 }
 
@@ -660,12 +519,18 @@ impl Hoard {
     }
 
     fn is_whole(block: &[u64], mark: u64) -> bool {
-        block.iter().enumerate().step_by(64).all(|(number, &word)| word == mark ^ number as u64)
+        let wrong = block.iter().enumerate().step_by(64).find(|&(number, &word)| word != mark ^ number as u64);
+        told(wrong.is_none(), || format!("block {:p} of {} words: {wrong:x?}, mark {mark:x}", block.as_ptr(), block.len()))
+    }
+
+    fn is_filled(bytes: &[u8], byte: u8) -> bool {
+        let wrong = bytes.iter().enumerate().step_by(4096).find(|&(_, &found)| found != byte);
+        told(wrong.is_none(), || format!("map {:p} of {} bytes: {wrong:x?} instead of {byte:x}", bytes.as_ptr(), bytes.len()))
     }
 
     fn is_all_whole(&self) -> bool {
         self.blocks.iter().all(|(block, mark)| Self::is_whole(block, *mark))
-            && self.maps.iter().all(|(bytes, mark)| bytes.iter().step_by(4096).all(|&byte| byte == *mark as u8))
+            && self.maps.iter().all(|(bytes, mark)| Self::is_filled(bytes, *mark as u8))
     }
 
     fn step(&mut self) -> bool {
@@ -680,10 +545,8 @@ impl Hoard {
             }
             3 => {
                 let block = vec![0u64; self.words()];
-                if block.iter().any(|&word| word != 0) {
-                    return false;
-                }
-                drop(block);
+                let wrong = block.iter().position(|&word| word != 0);
+                return told(wrong.is_none(), || format!("zeros {:p} of {} words: {wrong:?}", block.as_ptr(), block.len()));
             }
             4 | 5 if !self.blocks.is_empty() => {
                 let (number, length) = (self.next(self.blocks.len()), self.words());
@@ -701,7 +564,7 @@ impl Hoard {
             }
             6 => {
                 let bytes = map((self.next(12) + 2) * MIB + self.next(100) * 4096);
-                if bytes.iter().step_by(1024).any(|&byte| byte != 0) {
+                if !Self::is_filled(bytes, 0) {
                     return false;
                 }
                 bytes.iter_mut().step_by(4096).for_each(|byte| *byte = mark as u8);
@@ -722,13 +585,13 @@ impl Hoard {
     fn cut_a_map(&mut self) -> bool {
         let number = self.next(self.maps.len());
         let (bytes, mark) = self.maps.swap_remove(number);
-        let whole = bytes.iter().step_by(4096).all(|&byte| byte == mark as u8);
+        let whole = Self::is_filled(bytes, mark as u8);
         let cut = self.next(bytes.len() / 4096) * 4096;
         let zeros = self.next(bytes.len() / 4096) * 4096;
         maps::advise(range(&bytes[zeros..]), libc::MADV_DONTNEED);
-        let zeroed = bytes[zeros..].iter().step_by(4096).all(|&byte| byte == 0);
+        let zeroed = Self::is_filled(&bytes[zeros..], 0);
         maps::unmap(range(&bytes[..cut]));
-        let rest = bytes[cut..zeros.max(cut)].iter().step_by(4096).all(|&byte| byte == mark as u8);
+        let rest = Self::is_filled(&bytes[cut..zeros.max(cut)], mark as u8);
         maps::unmap(range(&bytes[cut..]));
         whole && zeroed && rest
     }
@@ -737,6 +600,14 @@ impl Hoard {
         self.blocks.clear();
         self.maps.drain(..).for_each(|(bytes, _)| maps::unmap(range(bytes)));
     }
+}
+
+/// Passes `ok` on, and says what is wrong if something is. (A panic would not do in a forked child.)
+fn told(ok: bool, what: impl FnOnce() -> String) -> bool {
+    if !ok {
+        eprintln!("process {}: {}", std::process::id(), what());
+    }
+    ok
 }
 
 fn stress(threads: u64, rounds: usize, forks: usize) -> Statistics {
@@ -770,6 +641,49 @@ fn threads_forks_and_random_sizes() {
     alone("threads_forks_and_random_sizes", settings, |_| {
         let now = stress(4, 600, 12);
         assert!(now.freezes > 5 && now.recycled > 0 && now.live_bytes < 4 * MIB as u64, "{now:?}");
+    });
+}
+
+#[test]
+#[cfg_attr(miri, ignore = "Miri knows no memory files")]
+fn threads_on_different_processors_share_no_lock() {
+    alone("threads_on_different_processors_share_no_lock", Settings::default(), |arena| {
+        // SAFETY: all zeros is an empty set, which the kernel fills.
+        let allowed: Vec<usize> = unsafe {
+            let mut set: libc::cpu_set_t = std::mem::zeroed();
+            assert_eq!(libc::sched_getaffinity(0, size_of::<libc::cpu_set_t>(), &raw mut set), 0);
+            (0..libc::CPU_SETSIZE as usize).filter(|&processor| libc::CPU_ISSET(processor, &set)).collect()
+        };
+        let of_shard =
+            |shard: u32| allowed.iter().copied().find(|&processor| processor as u32 % crate::space::shard_count() == shard);
+        let (Some(one), Some(other)) = (of_shard(0), of_shard(1)) else {
+            println!("skipped: the processors that this may run on have one shard");
+            return;
+        };
+        let mine = |processor: usize| {
+            // SAFETY: all zeros is an empty set.
+            unsafe {
+                let mut set: libc::cpu_set_t = std::mem::zeroed();
+                libc::CPU_SET(processor, &mut set);
+                assert_eq!(libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &raw const set), 0);
+            }
+            let (here, block) = (crate::space::here(), vec![1u8; MIB]);
+            (here, block)
+        };
+        let first = std::thread::spawn(move || mine(one).0).join().unwrap();
+        // Its lock is held, and yet a thread on another processor allocates, grows, frees, and finds.
+        let held = crate::space::shard(first).lock();
+        let worked = std::thread::spawn(move || {
+            let (here, mut block) = mine(other);
+            block.extend_from_slice(&[2u8; 3 * MIB]);
+            let found = matches!(arena.find(&block), Found::Here { .. });
+            drop(block);
+            drop(vec![0u8; 2 * MIB]);
+            (here, found)
+        });
+        let (second, found) = worked.join().unwrap();
+        drop(held);
+        assert!(found && second != first);
     });
 }
 

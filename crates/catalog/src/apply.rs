@@ -27,9 +27,9 @@ pub(crate) fn apply(
         if base.namespaces.get(namespace) == head.namespaces.get(namespace) {
             conflicts.extend(conflicts_in(namespace, &now, &now, changes));
         } else {
-            conflicts.extend(conflicts_in(namespace, &objects.namespace(base, namespace)?, &now, changes));
+            conflicts.extend(conflicts_in(namespace, &*objects.namespace(base, namespace)?, &now, changes));
         }
-        touched.insert(namespace, now);
+        touched.insert(namespace, Tables::clone(&now));
     }
     if !conflicts.is_empty() {
         return Err(Error::Conflict { branch: branch.clone(), tables: conflicts });
@@ -81,7 +81,7 @@ fn check_namespaces(branch: &BranchName, head: &TreeObject, changes: &Changes) -
     }
     if let Some(name) = changes.delete_namespaces.iter().find(|name| !exists(name)) {
         let nearest = nearest(name, head.namespaces.keys().cloned());
-        return Err(Error::Unknown { what: "namespace", name: name.clone(), branch: branch.clone(), nearest });
+        return Err(Error::Unknown { what: "namespace", name: name.clone(), at: branch.to_string(), nearest });
     }
     Ok(())
 }
@@ -91,7 +91,7 @@ fn edit_tables(branch: &BranchName, touched: &mut BTreeMap<&str, Tables>, change
         let tables = touched.get_mut(table.namespace()).expect("every namespace of the change is loaded");
         if tables.remove(table.name()).is_none() {
             let nearest = nearest(table.name(), tables.keys().cloned());
-            return Err(Error::Unknown { what: "table", name: table.to_string(), branch: branch.clone(), nearest });
+            return Err(Error::Unknown { what: "table", name: table.to_string(), at: branch.to_string(), nearest });
         }
     }
     for (table, entry) in &changes.put {

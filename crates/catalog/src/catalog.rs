@@ -2,18 +2,18 @@
 //! modules, writes objects, and moves at most one ref by compare-and-swap, starting over when another writer was first.
 
 use crate::apply::apply;
-use crate::change::{Changes, Diff, Tree};
+use crate::change::{Changes, DEFAULT_NAMESPACE, Diff, Difference, Tree};
 use crate::error::{Error, Result};
 use crate::history::{Log, meeting};
 use crate::limits::SWAP_ATTEMPTS_MAX;
 use crate::merge;
 use crate::object::{self, Author, Commit, CommitObject, FormatObject, TreeObject};
 use crate::objects::Objects;
-use crate::refs::{MAIN, Ref, RefKind, Refs, Stored};
+use crate::refs::{MAIN, Ref, RefKind, Refs, State, Stored};
 use crate::store::{LocalStore, Store};
 use chrono::{DateTime, SecondsFormat, Utc};
-use forebay_types::{BranchName, CommitHash, RefSpec};
-use std::collections::BTreeMap;
+use forebay_types::{BranchName, CommitHash};
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -69,13 +69,33 @@ pub enum MergeKind {
     ThreeWay,
 }
 
+/// Whether a merge may move the target to the source's commit when nothing else is needed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum FastForward {
+    /// Then no commit is made, and nothing is left of the merge's words.
+    #[default]
+    Allowed,
+    /// The merge is always a commit of its own.
+    Never,
+}
+
+/// What a branch is moved to.
+pub(crate) enum Next {
+    /// It is where it should be.
+    Stay,
+    /// A commit made upon its head.
+    Commit(CommitHash),
+    /// A descendant of its head that was there before.
+    Forward(CommitHash),
+}
+
 /// A handle to the catalog of one lake. Cheap to clone; every method blocks and may be called from any thread, and
 /// any number of processes may work on the same lake.
 #[derive(Clone)]
 pub struct Catalog {
-    objects: Arc<Objects>,
-    refs: Arc<Refs>,
-    clock: Arc<dyn Clock>,
+    pub(crate) objects: Arc<Objects>,
+    pub(crate) refs: Arc<Refs>,
+    pub(crate) clock: Arc<dyn Clock>,
 }
 
 impl Catalog {
@@ -95,7 +115,8 @@ impl Catalog {
     pub fn with(store: Arc<dyn Store>, clock: Arc<dyn Clock>) -> Result<Self> {
         check_format(store.as_ref())?;
         let objects = Arc::new(Objects::new(Arc::clone(&store)));
-        let catalog = Self { objects, refs: Arc::new(Refs { store }), clock };
+        let refs = Arc::new(Refs { store, objects: Arc::clone(&objects) });
+        let catalog = Self { objects, refs, clock };
         catalog.ensure_main()?;
         Ok(catalog)
     }
@@ -107,82 +128,83 @@ impl Catalog {
         if self.refs.get(Stored::Branch, &main)?.is_some() {
             return Ok(());
         }
-        let others = !self.refs.list(Stored::Branch)?.is_empty() || !self.refs.list(Stored::Tag)?.is_empty();
+        let others = !self.refs.names(Stored::Branch)?.is_empty() || !self.refs.names(Stored::Tag)?.is_empty();
         if others && self.refs.get(Stored::Branch, &main)?.is_none() {
             return Err(Error::Missing { key: format!("refs/branches/{MAIN}") });
         }
         let info = CommitInfo { author_name: "forebay".into(), message: "Create the lake".into(), ..CommitInfo::default() };
         let root = self.write_commit(&TreeObject::default(), &[], &info, None, 0)?;
         // Whoever comes second finds the same commit there, or one upon it.
-        self.refs.swap(Stored::Branch, &main, None, Some(&root))?;
+        self.refs.swap(Stored::Branch, &main, None, Some(&State::at(root)))?;
         Ok(())
-    }
-
-    /// What `spec` means now.
-    pub fn resolve(&self, spec: &RefSpec) -> Result<Ref> {
-        match spec {
-            RefSpec::Name(name) => self.resolve_name(name),
-            RefSpec::Commit { name, hash } => {
-                let label = name.as_ref().map(BranchName::to_string).unwrap_or_default();
-                match self.objects.commits_with_prefix(hash)?.as_slice() {
-                    [] => Err(Error::UnknownRef { name: spec.to_string(), nearest: Vec::new() }),
-                    [only] => self.described(label, only, RefKind::Detached),
-                    several => Err(Error::AmbiguousHash { prefix: spec.to_string(), candidates: several.to_vec() }),
-                }
-            }
-        }
-    }
-
-    fn resolve_name(&self, name: &BranchName) -> Result<Ref> {
-        for (stored, kind) in [(Stored::Branch, RefKind::Branch), (Stored::Tag, RefKind::Tag)] {
-            if let Some(hash) = self.refs.get(stored, name)? {
-                return self.described(name.to_string(), &hash, kind);
-            }
-        }
-        let mut error = self.refs.unknown(name.as_str());
-        // A hash without its `@` is a common slip.
-        if let (Error::UnknownRef { nearest, .. }, Ok(spec)) = (&mut error, format!("@{name}").parse::<RefSpec>())
-            && self.resolve(&spec).is_ok()
-        {
-            nearest.insert(0, spec.to_string());
-        }
-        Err(error)
-    }
-
-    fn described(&self, name: String, hash: &CommitHash, kind: RefKind) -> Result<Ref> {
-        let failed_job = self.objects.commit(hash)?.tainted.clone();
-        Ok(Ref { name, hash: hash.clone(), kind, failed_job })
     }
 
     /// All branches by name.
     pub fn branches(&self) -> Result<Vec<Ref>> {
-        self.all(Stored::Branch, RefKind::Branch)
+        self.branches_where(&|_| true, usize::MAX)
     }
 
     /// All tags by name.
     pub fn tags(&self) -> Result<Vec<Ref>> {
-        self.all(Stored::Tag, RefKind::Tag)
+        self.tags_where(&|_| true, usize::MAX)
     }
 
-    fn all(&self, stored: Stored, kind: RefKind) -> Result<Vec<Ref>> {
-        let refs = self.refs.list(stored)?;
-        refs.into_iter().map(|(name, hash)| self.described(name.to_string(), &hash, kind)).collect()
+    /// The first branches whose names are wanted. Names are listed at once; only those wanted are read.
+    pub fn branches_where(&self, wanted: &dyn Fn(&str) -> bool, limit: usize) -> Result<Vec<Ref>> {
+        self.all(Stored::Branch, RefKind::Branch, wanted, limit)
     }
 
-    /// Creates a branch at a commit. Cost: one small write, whatever the size of the lake.
+    /// The first tags whose names are wanted.
+    pub fn tags_where(&self, wanted: &dyn Fn(&str) -> bool, limit: usize) -> Result<Vec<Ref>> {
+        self.all(Stored::Tag, RefKind::Tag, wanted, limit)
+    }
+
+    fn all(&self, stored: Stored, kind: RefKind, wanted: &dyn Fn(&str) -> bool, limit: usize) -> Result<Vec<Ref>> {
+        let refs = self.refs.list(stored, wanted, limit)?;
+        refs.into_iter().map(|(name, state)| self.described(name.to_string(), &state, kind)).collect()
+    }
+
+    pub(crate) fn described(&self, name: String, state: &State, kind: RefKind) -> Result<Ref> {
+        let failed_job = self.objects.commit(&state.hash)?.tainted.clone();
+        Ok(Ref { name, hash: state.hash.clone(), kind, failed_job, protected: state.protected })
+    }
+
+    /// Creates a branch at a commit. Cost: one small write, whatever the size of the lake. Results of failed runs
+    /// stay on the branch their run left: there is no second one for them.
     pub fn create_branch(&self, name: &BranchName, at: &CommitHash) -> Result<Ref> {
         self.create(Stored::Branch, RefKind::Branch, name, at)
     }
 
-    /// Creates a tag at a commit.
+    /// Creates a tag at a commit. Results of failed runs are refused.
     pub fn create_tag(&self, name: &BranchName, at: &CommitHash) -> Result<Ref> {
         self.create(Stored::Tag, RefKind::Tag, name, at)
     }
 
+    pub(crate) fn store(&self) -> &dyn Store {
+        self.objects.store()
+    }
+
+    /// Keeps a commit that may hang on nothing from being collected while it is named anew.
+    fn pin(&self, commit: &CommitHash) -> Result<()> {
+        if self.objects.pin(commit)? {
+            return Ok(());
+        }
+        Err(Error::UnknownRef { name: format!("@{commit}"), nearest: Vec::new() })
+    }
+
     fn create(&self, stored: Stored, kind: RefKind, name: &BranchName, at: &CommitHash) -> Result<Ref> {
-        let described = self.described(name.to_string(), at, kind)?;
-        self.refs.create(stored, name, at)?;
-        Ok(described)
+        self.pin(at)?;
+        let commit = self.objects.commit(at)?;
+        refuse_tainted(&format!("create the {} `{name}`", stored.word()), &short(at), &commit)?;
+        let state = State::at(at.clone());
+        self.refs.create(stored, name, &state)?;
+        self.described(name.to_string(), &state, kind)
+    }
+
+    /// Protects a branch: only merges move it, and it can neither be deleted nor renamed. Or takes that back.
+    pub fn protect_branch(&self, name: &BranchName, protected: bool) -> Result<Ref> {
+        let state = self.refs.protect(name, protected)?;
+        self.described(name.to_string(), &state, RefKind::Branch)
     }
 
     /// Deletes a branch; its commits stay. `main` cannot be deleted.
@@ -198,18 +220,24 @@ impl Catalog {
     /// Renames a branch; `main` keeps its name.
     pub fn rename_branch(&self, old: &BranchName, new: &BranchName) -> Result<Ref> {
         let hash = self.refs.rename(Stored::Branch, old, new)?;
-        self.described(new.to_string(), &hash, RefKind::Branch)
+        self.described(new.to_string(), &State::at(hash), RefKind::Branch)
     }
 
     /// Renames a tag.
     pub fn rename_tag(&self, old: &BranchName, new: &BranchName) -> Result<Ref> {
         let hash = self.refs.rename(Stored::Tag, old, new)?;
-        self.described(new.to_string(), &hash, RefKind::Tag)
+        self.described(new.to_string(), &State::at(hash), RefKind::Tag)
     }
 
     /// All tables at a commit.
     pub fn tree(&self, at: &CommitHash) -> Result<Tree> {
         self.objects.whole_tree(&self.objects.commit(at)?.tree)
+    }
+
+    /// All namespaces at a commit, `default` among them; their tables are not read.
+    pub fn namespaces(&self, at: &CommitHash) -> Result<BTreeSet<String>> {
+        let tree = self.objects.tree(&self.objects.commit(at)?.tree)?;
+        Ok(tree.namespaces.keys().cloned().chain([DEFAULT_NAMESPACE.to_owned()]).collect())
     }
 
     /// The commit itself.
@@ -221,6 +249,12 @@ impl Catalog {
     #[must_use]
     pub fn log(&self, from: &CommitHash) -> Log {
         Log::new(Arc::clone(&self.objects), from)
+    }
+
+    /// The tables that differ, from `a` to `b`, with their states there. Namespaces that do not differ are not read.
+    pub fn differences(&self, a: &CommitHash, b: &CommitHash) -> Result<Vec<Difference>> {
+        let [a, b] = [self.objects.commit(a)?, self.objects.commit(b)?];
+        self.objects.differences(&*self.objects.tree(&a.tree)?, &*self.objects.tree(&b.tree)?)
     }
 
     /// Which tables differ, from `a` to `b`.
@@ -242,40 +276,41 @@ impl Catalog {
         tainted: Option<&str>,
     ) -> Result<CommitHash> {
         let base_tree = self.objects.tree(&self.objects.commit(base)?.tree)?;
-        let now = self.clock.now_millis();
-        self.moving(branch, |head| {
+        let action = format!("commit to `{branch}`");
+        self.moving(branch, &action, Protected::Refused, |head, now| {
             if tainted.is_none() {
-                refuse_tainted(&format!("commit to `{branch}`"), branch.as_str(), head)?;
+                refuse_tainted(&action, branch.as_str(), head)?;
             }
-            let tree = apply(&self.objects, branch, &base_tree, &self.objects.tree(&head.tree)?, changes)?;
-            self.write_commit(&tree, &[head], info, tainted, now)
+            let head_tree = self.objects.tree(&head.tree)?;
+            let tree = apply(&self.objects, branch, &base_tree, &head_tree, changes)?;
+            Ok(Next::Commit(self.write_commit(&tree, &[head], info, tainted, now)?))
         })
     }
 
     /// Merges a commit into a branch: nothing if it is contained there, else a fast-forward, else a three-way merge
-    /// per table. `info` is for the commit of a three-way merge. Results of failed runs are refused.
-    pub fn merge(&self, source: &CommitHash, into: &BranchName, info: &CommitInfo) -> Result<Merge> {
-        let now = self.clock.now_millis();
+    /// per table. `info` is for the commit of a merge that makes one. Results of failed runs are refused.
+    pub fn merge(&self, source: &CommitHash, into: &BranchName, info: &CommitInfo, fast_forward: FastForward) -> Result<Merge> {
+        self.pin(source)?;
         let source_commit = self.objects.commit(source)?;
         let mut kind = MergeKind::AlreadyMerged;
-        let hash = self.moving(into, |head| {
+        let action = format!("merge into `{into}`");
+        let hash = self.moving(into, &action, Protected::Allowed, |head, now| {
             let meeting = meeting(&self.objects, source, &head.hash)?;
             if meeting.bases.contains(source) {
                 kind = MergeKind::AlreadyMerged;
-                return Ok(head.hash.clone());
+                return Ok(Next::Stay);
             }
-            let action = format!("merge into `{into}`");
             refuse_tainted(&action, into.as_str(), head)?;
             if let Some(commit) = &meeting.tainted {
-                refuse_tainted(&action, &format!("@{}", &commit.hash.as_str()[..12]), commit)?;
+                refuse_tainted(&action, &short(&commit.hash), commit)?;
             }
-            if meeting.bases.contains(&head.hash) {
+            if meeting.bases.contains(&head.hash) && fast_forward == FastForward::Allowed {
                 kind = MergeKind::FastForward;
-                return Ok(source.clone());
+                return Ok(Next::Forward(source.clone()));
             }
             kind = MergeKind::ThreeWay;
             let tree = self.merged_tree(&meeting.bases, into, head, &source_commit)?;
-            self.write_commit(&tree, &[head, &source_commit], info, None, now)
+            Ok(Next::Commit(self.write_commit(&tree, &[head, &source_commit], info, None, now)?))
         })?;
         Ok(Merge { hash, kind })
     }
@@ -286,27 +321,42 @@ impl Catalog {
             trees.push(self.objects.tree(&self.objects.commit(base)?.tree)?);
         }
         if trees.is_empty() {
-            trees.push(TreeObject::default()); // lakes that were put together: nothing in common
+            trees.push(Arc::default()); // lakes that were put together: nothing in common
         }
         let [target, source] = [self.objects.tree(&head.tree)?, self.objects.tree(&source.tree)?];
         let outcome = merge::trees(&self.objects, &trees, &target, &source)?;
         outcome.map_err(|tables| Error::MergeConflict { into: into.clone(), tables })
     }
 
-    /// Moves `branch` to the commit that `decide` makes of its head, again from the new head if another writer moved
-    /// it meanwhile.
-    fn moving(&self, branch: &BranchName, mut decide: impl FnMut(&Commit) -> Result<CommitHash>) -> Result<CommitHash> {
+    /// Moves `branch` to what `decide` makes of its head at a time, again from the new head if another writer moved
+    /// it meanwhile. `action` is for messages.
+    pub(crate) fn moving(
+        &self,
+        branch: &BranchName,
+        action: &str,
+        protected: Protected,
+        mut decide: impl FnMut(&Commit, i64) -> Result<Next>,
+    ) -> Result<CommitHash> {
         for _ in 0..SWAP_ATTEMPTS_MAX {
-            let head = self.refs.head(branch)?;
-            let next = decide(&*self.objects.commit(&head)?)?;
-            if next == head || self.refs.swap(Stored::Branch, branch, Some(&head), Some(&next))? {
-                return Ok(next);
+            let state = self.refs.head(branch)?;
+            let now = self.clock.now_millis();
+            let next = decide(&*self.objects.commit(&state.hash)?, now)?;
+            if state.protected && protected == Protected::Refused {
+                return Err(Error::ProtectedBranch { action: action.to_owned(), branch: branch.clone() });
+            }
+            let next = match next {
+                Next::Stay => return Ok(state.hash),
+                Next::Commit(hash) => state.moved(hash),
+                Next::Forward(hash) => state.forwarded(hash, now),
+            };
+            if self.refs.swap(Stored::Branch, branch, Some(&state), Some(&next))? {
+                return Ok(next.hash);
             }
         }
         Err(Error::Contention { name: branch.clone(), attempts: SWAP_ATTEMPTS_MAX })
     }
 
-    fn write_commit(
+    pub(crate) fn write_commit(
         &self,
         tree: &TreeObject,
         parents: &[&Commit],
@@ -330,7 +380,21 @@ impl Catalog {
     }
 }
 
-fn refuse_tainted(action: &str, place: &str, commit: &Commit) -> Result<()> {
+/// What a protected branch says to a move.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Protected {
+    /// It may be moved so.
+    Allowed,
+    /// It may not.
+    Refused,
+}
+
+/// A hash as messages write it.
+pub(crate) fn short(hash: &CommitHash) -> String {
+    format!("@{}", &hash.as_str()[..12])
+}
+
+pub(crate) fn refuse_tainted(action: &str, place: &str, commit: &Commit) -> Result<()> {
     match &commit.tainted {
         Some(job) => Err(Error::Tainted { action: action.to_owned(), branch_or_commit: place.to_owned(), job: job.clone() }),
         None => Ok(()),

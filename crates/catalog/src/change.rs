@@ -68,6 +68,17 @@ impl Changes {
     }
 }
 
+/// A table that differs between two states of the lake.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Difference {
+    /// The table.
+    pub table: TableName,
+    /// In the first; `None`: not there.
+    pub before: Option<TableEntry>,
+    /// In the second; `None`: not there.
+    pub after: Option<TableEntry>,
+}
+
 /// Names of the tables in which two states of the lake differ.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Diff {

@@ -113,20 +113,94 @@ pub enum Error {
         tables: Vec<TableName>,
     },
     /// A change deletes a table or namespace that is not there.
-    #[error("could not find the {what} `{name}` on `{branch}`")]
+    #[error("could not find the {what} `{name}` on `{at}`")]
     Unknown {
         /// `table` or `namespace`.
         what: &'static str,
         /// Its name.
         name: String,
-        /// The branch.
-        branch: BranchName,
+        /// The branch or commit.
+        at: String,
         /// Names that look like it.
         nearest: Vec<String>,
     },
     /// A namespace cannot have this name.
     #[error(transparent)]
     InvalidName(#[from] InvalidName),
+    /// A walk back that leads to no commit.
+    #[error("could not find the commit `{name}`: {why}")]
+    NoSuchCommit {
+        /// The ref as asked for.
+        name: String,
+        /// Where the walk ended.
+        why: String,
+    },
+    /// A protected branch is moved by merges only, and stays.
+    #[error("could not {action}: `{branch}` is protected")]
+    ProtectedBranch {
+        /// ``commit to `main` ``, ``delete the branch `main` ``.
+        action: String,
+        /// The branch.
+        branch: BranchName,
+    },
+    /// Tables of the commits to undo are not as these left them.
+    #[error("could not revert {what} on `{branch}`: {} changed since", count(tables))]
+    RevertConflict {
+        /// ``the commit `…` ``, ``the job `…` ``.
+        what: String,
+        /// The branch.
+        branch: BranchName,
+        /// Which tables, and how.
+        tables: Vec<TableConflict>,
+    },
+    /// Reverting these tables alone would leave half of a commit that changed several.
+    #[error("could not revert {} on `{branch}`: a commit that changed more tables would be there by half", list(tables.iter()))]
+    PartialRevert {
+        /// The tables asked for.
+        tables: Vec<TableName>,
+        /// The branch.
+        branch: BranchName,
+        /// Its commit: as its job, or its hash.
+        commit: String,
+        /// Tables it changed that are not among `tables`.
+        others: Vec<TableName>,
+    },
+    /// Everything is as it would be afterwards.
+    #[error("could not revert {what} on `{branch}`: it would change nothing")]
+    NothingToRevert {
+        /// Commit, job or tables.
+        what: String,
+        /// The branch.
+        branch: BranchName,
+    },
+    /// A table revert would replace a table, and was not told to.
+    #[error("could not revert {} on `{branch}`: it would be replaced", list(tables.iter()))]
+    RevertReplaces {
+        /// The tables.
+        tables: Vec<TableName>,
+        /// The branch.
+        branch: BranchName,
+    },
+    /// What is to be undone never was on the branch.
+    #[error("could not find {what} in the history of `{branch}`")]
+    NotInHistory {
+        /// Commit or job.
+        what: String,
+        /// The branch.
+        branch: BranchName,
+    },
+    /// The store lost its answer each time, and could not be read either.
+    #[error("could not find out whether `{name}` moved")]
+    UnknownOutcome {
+        /// Branch or tag.
+        name: BranchName,
+    },
+    /// Garbage collection is not for this kind of store.
+    #[error("could not collect garbage in `{place}`")]
+    NoCollection {
+        /// Where.
+        place: String,
+    },
     /// Other writers were faster every time.
     #[error("could not move `{name}`: other writers were first {attempts} times in a row")]
     Contention {
@@ -137,7 +211,7 @@ pub enum Error {
     },
 }
 
-/// A table that two writers changed.
+/// A table that stands against a commit, a merge or a revert.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct TableConflict {
     /// The table.
@@ -167,6 +241,12 @@ pub enum ConflictReason {
     Changed,
     /// Deleted on the branch meanwhile.
     Deleted,
+    /// Created again on the branch after what is to be undone.
+    CreatedSince,
+    /// Changed on the branch after what is to be undone.
+    ChangedSince,
+    /// Deleted on the branch after what is to be undone.
+    DeletedSince,
 }
 
 impl fmt::Display for ConflictReason {
@@ -181,6 +261,9 @@ impl fmt::Display for ConflictReason {
             Self::Created => "created on the branch meanwhile",
             Self::Changed => "changed on the branch meanwhile",
             Self::Deleted => "deleted on the branch meanwhile",
+            Self::CreatedSince => "created again since",
+            Self::ChangedSince => "changed since",
+            Self::DeletedSince => "deleted since",
         })
     }
 }
@@ -195,7 +278,7 @@ impl Error {
     /// Another writer changed the same tables: after looking at their change, the same request may succeed.
     #[must_use]
     pub fn is_conflict(&self) -> bool {
-        matches!(self, Self::Conflict { .. } | Self::MergeConflict { .. })
+        matches!(self, Self::Conflict { .. } | Self::MergeConflict { .. } | Self::RevertConflict { .. })
     }
 
     fn code(&self) -> &'static str {
@@ -217,12 +300,22 @@ impl Error {
             Self::Unknown { .. } => "CAT0015",
             Self::Contention { .. } => "CAT0016",
             Self::InvalidName(_) => "CAT0017",
+            Self::NoSuchCommit { .. } => "CAT0018",
+            Self::ProtectedBranch { .. } => "CAT0019",
+            Self::RevertConflict { .. } => "CAT0020",
+            Self::PartialRevert { .. } => "CAT0021",
+            Self::NothingToRevert { .. } => "CAT0022",
+            Self::RevertReplaces { .. } => "CAT0023",
+            Self::NotInHistory { .. } => "CAT0024",
+            Self::UnknownOutcome { .. } => "CAT0025",
+            Self::NoCollection { .. } => "CAT0026",
         }
     }
 
     fn fault(&self) -> Fault {
         match self {
-            Self::Corrupt { .. } | Self::Missing { .. } | Self::Storage(_) | Self::Contention { .. } => Fault::Platform,
+            Self::Corrupt { .. } | Self::Missing { .. } | Self::Storage(_) => Fault::Platform,
+            Self::Contention { .. } | Self::UnknownOutcome { .. } => Fault::Platform,
             Self::Format { .. } | Self::InvalidName(_) => Fault::Usage,
             _ => Fault::Request,
         }
@@ -230,7 +323,10 @@ impl Error {
 
     fn causes(&self) -> Vec<String> {
         match self {
-            Self::Conflict { tables, .. } | Self::MergeConflict { tables, .. } => listed(tables),
+            Self::Conflict { tables, .. } | Self::MergeConflict { tables, .. } | Self::RevertConflict { tables, .. } => {
+                listed(tables)
+            }
+            Self::PartialRevert { commit, others, .. } => vec![format!("{commit} also changed {}", list(others.iter()))],
             Self::AmbiguousHash { candidates, .. } => candidates.iter().map(|hash| format!("`@{hash}` fits")).collect(),
             Self::Storage(error) => vec![error.source.to_string()],
             _ => Vec::new(),
@@ -260,7 +356,16 @@ impl Error {
             Self::NamespaceNotEmpty { .. } => "delete its tables first".into(),
             Self::Contention { .. } => "try again".into(),
             Self::InvalidName(_) => "use letters, digits and `_`".into(),
-            Self::Protected { .. } => return None,
+            Self::ProtectedBranch { branch, .. } => {
+                format!("work on a branch of it and merge that, or let it go with `forebay branch unprotect {branch}`")
+            }
+            Self::RevertConflict { .. } => "revert what came after it first, or make a branch from the commit before it".into(),
+            Self::PartialRevert { .. } => "revert the whole commit with `forebay revert`, or name all of its tables".into(),
+            Self::RevertReplaces { .. } => "say `--replace` if that is meant".into(),
+            Self::NotInHistory { branch, .. } => format!("list what is there with `forebay commit {branch}`"),
+            Self::UnknownOutcome { name } => format!("look at `{name}` before you try again: it moved, or it did not"),
+            Self::NoCollection { .. } => "catalogs on a local disk can be collected; those in object stores cannot yet".into(),
+            Self::Protected { .. } | Self::NoSuchCommit { .. } | Self::NothingToRevert { .. } => return None,
         })
     }
 }

@@ -1,11 +1,13 @@
-//! Walks over the graph of commits: the log, and where two histories meet.
+//! Walks over the graph of commits: the log, where two histories meet, and steps back from a ref.
 //!
 //! Every commit knows its generation, which is greater than its parents'. Visiting commits by falling generation
-//! therefore visits each after all of its descendants, which makes both walks simple and exact.
+//! therefore visits each after all of its descendants, which makes these walks simple and exact.
 
 use crate::error::{Error, Result};
 use crate::object::Commit;
 use crate::objects::Objects;
+use crate::refs::Forward;
+use chrono::DateTime;
 use forebay_types::CommitHash;
 use std::collections::{BinaryHeap, HashMap, HashSet};
 use std::sync::Arc;
@@ -57,6 +59,8 @@ pub(crate) struct Meeting {
     pub(crate) bases: Vec<CommitHash>,
     /// A commit of a failed run that is in the source's history only.
     pub(crate) tainted: Option<Arc<Commit>>,
+    /// Commits that are in one of the two histories only, newest first.
+    pub(crate) apart: Vec<Arc<Commit>>,
 }
 
 const SOURCE: u8 = 1;
@@ -76,13 +80,16 @@ pub(crate) fn meeting(objects: &Objects, source: &CommitHash, target: &CommitHas
             fresh += 1;
         }
     }
-    let mut found = Meeting { bases: Vec::new(), tainted: None };
+    let mut found = Meeting { bases: Vec::new(), tainted: None, apart: Vec::new() };
     while fresh > 0 {
         let Some(Next(commit)) = queue.pop() else { break };
         let mark = marks[&commit.hash];
         fresh -= usize::from(mark & STALE == 0);
         if mark & STALE == 0 && mark == COMMON {
             found.bases.push(commit.hash.clone());
+        }
+        if mark == SOURCE || mark == TARGET {
+            found.apart.push(Arc::clone(&commit));
         }
         if mark == SOURCE && commit.tainted.is_some() && found.tainted.is_none() {
             found.tainted = Some(Arc::clone(&commit));
@@ -103,6 +110,61 @@ pub(crate) fn meeting(objects: &Objects, source: &CommitHash, target: &CommitHas
     }
     found.bases.sort_unstable();
     Ok(found)
+}
+
+/// Whether `ancestor` is `of` or in its history.
+pub(crate) fn contains(objects: &Objects, of: &CommitHash, ancestor: &CommitHash) -> Result<bool> {
+    let oldest = objects.commit(ancestor)?.generation;
+    let mut seen = HashSet::from([of.clone()]);
+    let mut queue = BinaryHeap::from([Next(objects.commit(of)?)]);
+    while let Some(Next(commit)) = queue.pop() {
+        if commit.hash == *ancestor {
+            return Ok(true);
+        }
+        for parent in &commit.parents {
+            if seen.insert(parent.clone()) {
+                let older = read(objects, parent, Some(&commit))?;
+                if older.generation >= oldest {
+                    queue.push(Next(older));
+                }
+            }
+        }
+    }
+    Ok(false)
+}
+
+/// So many first parents back; `Err` holds how many there are.
+pub(crate) fn back(objects: &Objects, from: &CommitHash, steps: u32) -> Result<std::result::Result<CommitHash, u32>> {
+    let mut commit = objects.commit(from)?;
+    for step in 0..steps {
+        let Some(parent) = commit.parents.first() else { return Ok(Err(step)) };
+        commit = read(objects, parent, Some(&commit))?;
+    }
+    Ok(Ok(commit.hash.clone()))
+}
+
+/// The newest commit that is not younger than `millis`, going back along first parents. A fast-forward among
+/// `forwards` counts with the time it happened, not with the times of the commits it brought. `None`: all are younger.
+pub(crate) fn at_time(objects: &Objects, from: &CommitHash, millis: i64, forwards: &[Forward]) -> Result<Option<CommitHash>> {
+    let mut commit = objects.commit(from)?;
+    loop {
+        // The branch came here by a jump: before that it was where the jump began.
+        let jump = forwards.iter().rev().find(|forward| forward.to == commit.hash && forward.at > millis);
+        if let Some(jump) = jump {
+            commit = read(objects, &jump.from, Some(&commit))?;
+            continue;
+        }
+        if self::millis(&commit.authored_at).is_some_and(|time| time <= millis) {
+            return Ok(Some(commit.hash.clone()));
+        }
+        let Some(parent) = commit.parents.first() else { return Ok(None) };
+        commit = read(objects, parent, Some(&commit))?;
+    }
+}
+
+/// Milliseconds since 1970 of an RFC 3339 time.
+pub(crate) fn millis(rfc3339: &str) -> Option<i64> {
+    Some(DateTime::parse_from_rfc3339(rfc3339).ok()?.timestamp_millis())
 }
 
 /// Reads a commit and checks that it is older than the child we came from: no history is a circle.

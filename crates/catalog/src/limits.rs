@@ -14,3 +14,24 @@ pub(crate) const NEAREST_NAMES_MAX: usize = 3;
 
 /// Tables listed in the text of a conflict before "and n more".
 pub(crate) const LISTED_TABLES_MAX: usize = 20;
+
+/// Fast-forwards a branch remembers, so that times before them are resolved; the oldest go first.
+pub(crate) const FORWARDS_MAX: usize = 256;
+
+/// How often an update whose answer was lost is looked after before its outcome is told to be unknown.
+pub(crate) const UNKNOWN_ATTEMPTS_MAX: u32 = 8;
+
+/// Tables of trees kept decoded in memory, together; the cache starts anew when it is full. About 200 bytes each.
+pub(crate) const CACHED_TABLES_MAX: usize = 400_000;
+
+/// How often a read or an unconditional write of an object store is tried.
+pub(crate) const BUCKET_READ_ATTEMPTS_MAX: u32 = 4;
+
+/// How long a call of an object store may take; after that its answer counts as lost.
+pub(crate) const BUCKET_CALL_SECONDS_MAX: u64 = 30;
+
+/// Reads of an object store in flight at once, for one list.
+pub(crate) const BUCKET_CALLS_AT_ONCE_MAX: usize = 64;
+
+/// Refs whose versions in an object store are remembered, so that moving one needs no read; all are forgotten when full.
+pub(crate) const KNOWN_VERSIONS_MAX: usize = 20_000;

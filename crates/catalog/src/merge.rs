@@ -9,15 +9,16 @@ use crate::object::TreeObject;
 use crate::objects::{Objects, Tables};
 use forebay_types::TableName;
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 /// A merged tree, or the tables that stand against it.
 pub(crate) type Outcome = std::result::Result<TreeObject, Vec<TableConflict>>;
 
 /// Merges `source` into `target`. With several bases (histories merged crosswise) each must lead to the same result.
-pub(crate) fn trees(objects: &Objects, bases: &[TreeObject], target: &TreeObject, source: &TreeObject) -> Result<Outcome> {
+pub(crate) fn trees(objects: &Objects, bases: &[Arc<TreeObject>], target: &TreeObject, source: &TreeObject) -> Result<Outcome> {
     let mut merged: Option<TreeObject> = None;
     for base in bases {
-        let next = match three_way(objects, base, target, source)? {
+        let next = match three_way(objects, [base, target, source], Kept::AsMerged)? {
             Ok(tree) => tree,
             Err(conflicts) => return Ok(Err(conflicts)),
         };
@@ -32,7 +33,30 @@ pub(crate) fn trees(objects: &Objects, bases: &[TreeObject], target: &TreeObject
     Ok(Ok(merged.unwrap_or_else(|| target.clone())))
 }
 
-fn three_way(objects: &Objects, base: &TreeObject, target: &TreeObject, source: &TreeObject) -> Result<Outcome> {
+/// Undoes on `target` what led from `before` to `after`. A table that is no longer as in `after` is a conflict.
+pub(crate) fn undo(objects: &Objects, before: &TreeObject, after: &TreeObject, target: &TreeObject) -> Result<Outcome> {
+    let since = |conflict: TableConflict| {
+        let reason = match conflict.reason {
+            ConflictReason::CreatedOnBoth => ConflictReason::CreatedSince,
+            ConflictReason::DeletedAndChanged => ConflictReason::DeletedSince,
+            _ => ConflictReason::ChangedSince,
+        };
+        TableConflict { reason, ..conflict }
+    };
+    let outcome = three_way(objects, [after, target, before], Kept::WhileUsed)?;
+    Ok(outcome.map_err(|conflicts| conflicts.into_iter().map(since).collect()))
+}
+
+/// What becomes of a namespace that one side deleted and the other put tables into.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kept {
+    /// Its tables are conflicts.
+    AsMerged,
+    /// It stays.
+    WhileUsed,
+}
+
+fn three_way(objects: &Objects, [base, target, source]: [&TreeObject; 3], kept: Kept) -> Result<Outcome> {
     let mut merged = TreeObject::default();
     let mut conflicts = Vec::new();
     for namespace in names(&[base, target, source]) {
@@ -53,7 +77,7 @@ fn three_way(objects: &Objects, base: &TreeObject, target: &TreeObject, source: 
         let s = objects.namespace(source, namespace)?;
         let present = [base, target, source].map(|tree| has(tree, namespace));
         let tables = merge_tables(namespace, [&b, &t, &s], &mut conflicts);
-        let stays = one_of(present[0], present[1], present[2]);
+        let stays = one_of(present[0], present[1], present[2]) || (kept == Kept::WhileUsed && !tables.is_empty());
         if !stays {
             conflicts.extend(tables.keys().map(|name| conflict(namespace, name, ConflictReason::NamespaceDeleted)));
         }

@@ -5,7 +5,8 @@
 //!  "properties":{…},"tainted":"<job>","tree":"<hash>"}
 //! {"@type":"tree","@version":1,"namespaces":{"default":"<hash>"}}
 //! {"@type":"namespace","@version":1,"tables":{"flights":{"metadata_location":"…","properties":{…}}}}
-//! {"@type":"ref","@version":1,"commit":"<hash>"}           (not content-addressed)
+//! {"@type":"ref","@version":1,"commit":"<hash>","forwards":[{"at":"…","from":"<hash>","to":"<hash>"}],"protected":true}
+//!                                                         (not content-addressed; only `commit` is always there)
 //! {"@type":"catalog","@version":1}                         (the marker file `format`)
 //! ```
 //!
@@ -97,6 +98,19 @@ pub(crate) struct EntryObject {
 #[serde(deny_unknown_fields)]
 pub(crate) struct RefObject {
     pub(crate) commit: String,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) forwards: Vec<ForwardObject>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) protected: bool,
+}
+
+/// A merge that moved a branch without a commit of its own: the branch was at `from` until `at`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ForwardObject {
+    pub(crate) at: String,
+    pub(crate) from: String,
+    pub(crate) to: String,
 }
 
 /// Content of the marker file.

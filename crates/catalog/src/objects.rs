@@ -1,13 +1,13 @@
 //! Typed access to content-addressed objects in a store, and the trees made of them.
 
-use crate::change::{DEFAULT_NAMESPACE, TableEntry, Tree};
+use crate::change::{DEFAULT_NAMESPACE, Difference, TableEntry, Tree};
 use crate::error::{Error, Result};
-use crate::limits::CACHED_COMMITS_MAX;
+use crate::limits::{CACHED_COMMITS_MAX, CACHED_TABLES_MAX};
 use crate::object::{self, Commit, CommitObject, Kind, NamespaceObject, TreeObject};
 use crate::store::Store;
 use forebay_types::{CommitHash, TableName};
-use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Tables of one namespace by their short name.
 pub(crate) type Tables = BTreeMap<String, TableEntry>;
@@ -17,11 +17,31 @@ pub(crate) struct Objects {
     store: Arc<dyn Store>,
     /// Commits already decoded: histories are walked again and again.
     commits: Mutex<HashMap<CommitHash, Arc<Commit>>>,
+    /// Trees and namespaces already decoded: one commit reads what the last one wrote.
+    trees: Mutex<Trees>,
+}
+
+/// Decoded parts of trees, by hash.
+#[derive(Default)]
+struct Trees {
+    trees: HashMap<String, Arc<TreeObject>>,
+    namespaces: HashMap<String, Arc<Tables>>,
+    /// Entries of all of them, which is what they cost.
+    entries: usize,
+}
+
+impl Trees {
+    fn make_room(&mut self, entries: usize) {
+        self.entries += entries + 1;
+        if self.entries > CACHED_TABLES_MAX {
+            *self = Self { entries: entries + 1, ..Self::default() };
+        }
+    }
 }
 
 impl Objects {
     pub(crate) fn new(store: Arc<dyn Store>) -> Self {
-        Self { store, commits: Mutex::default() }
+        Self { store, commits: Mutex::default(), trees: Mutex::default() }
     }
 
     /// Writes an object; it is durable, and readable, when this returns.
@@ -55,12 +75,51 @@ impl Objects {
         }
         let object: CommitObject = self.read(hash.as_str())?;
         let commit = Arc::new(self.checked_commit(hash, object)?);
+        self.keep_commit(hash, Arc::clone(&commit));
+        Ok(commit)
+    }
+
+    /// Reads commits that are about to be looked at, all at once.
+    pub(crate) fn fetch_commits<'h>(&self, hashes: impl Iterator<Item = &'h CommitHash>) -> Result<()> {
+        let unknown: BTreeSet<&CommitHash> = {
+            let commits = self.commits.lock().unwrap_or_else(PoisonError::into_inner);
+            hashes.filter(|hash| !commits.contains_key(*hash)).collect()
+        };
+        if unknown.len() < 2 {
+            return Ok(());
+        }
+        let keys: Vec<String> = unknown.iter().map(|hash| key(hash.as_str())).collect();
+        for (hash, bytes) in unknown.into_iter().zip(self.store.read_all(&keys)?) {
+            // What is missing or damaged is told when it is looked at.
+            let Some(bytes) = bytes.filter(|bytes| object::hash(bytes) == hash.as_str()) else { continue };
+            let Ok(object) = object::decode::<CommitObject>(&bytes) else { continue };
+            let Ok(commit) = self.checked_commit(hash, object) else { continue };
+            self.keep_commit(hash, Arc::new(commit));
+        }
+        Ok(())
+    }
+
+    /// Keeps a commit, and all it leads to, from being collected while it is about to be named. `false`: it is gone.
+    pub(crate) fn pin(&self, hash: &CommitHash) -> Result<bool> {
+        Ok(self.store.touch(&key(hash.as_str()))?)
+    }
+
+    /// Empties the caches: what they hold may have been collected.
+    pub(crate) fn forget(&self) {
+        self.commits.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        *self.trees() = Trees::default();
+    }
+
+    pub(crate) fn store(&self) -> &dyn Store {
+        self.store.as_ref()
+    }
+
+    fn keep_commit(&self, hash: &CommitHash, commit: Arc<Commit>) {
         let mut commits = self.commits.lock().unwrap_or_else(PoisonError::into_inner);
         if commits.len() >= CACHED_COMMITS_MAX {
             commits.clear();
         }
-        commits.insert(hash.clone(), Arc::clone(&commit));
-        Ok(commit)
+        commits.insert(hash.clone(), commit);
     }
 
     fn checked_commit(&self, hash: &CommitHash, object: CommitObject) -> Result<Commit> {
@@ -102,37 +161,84 @@ impl Objects {
         Ok(found)
     }
 
-    pub(crate) fn tree(&self, hash: &str) -> Result<TreeObject> {
+    fn trees(&self) -> MutexGuard<'_, Trees> {
+        self.trees.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn tree(&self, hash: &str) -> Result<Arc<TreeObject>> {
+        if let Some(tree) = self.trees().trees.get(hash).cloned() {
+            return Ok(tree);
+        }
         let tree: TreeObject = self.read(hash)?;
         let named = |name: &str| TableName::new(name, "t").is_ok();
         if let Some((name, _)) = tree.namespaces.iter().find(|(name, object)| !named(name) || !is_hash(object)) {
             return Err(Error::Corrupt { key: key(hash), why: format!("`{name}` is not a valid namespace") });
         }
+        let tree = Arc::new(tree);
+        let mut trees = self.trees();
+        trees.make_room(tree.namespaces.len());
+        trees.trees.insert(hash.to_owned(), Arc::clone(&tree));
         Ok(tree)
     }
 
     /// The tables of `namespace` in `tree`; a namespace that is not there has none.
-    pub(crate) fn namespace(&self, tree: &TreeObject, namespace: &str) -> Result<Tables> {
-        let Some(hash) = tree.namespaces.get(namespace) else { return Ok(Tables::new()) };
+    pub(crate) fn namespace(&self, tree: &TreeObject, namespace: &str) -> Result<Arc<Tables>> {
+        let Some(hash) = tree.namespaces.get(namespace) else { return Ok(Arc::default()) };
+        if let Some(tables) = self.trees().namespaces.get(hash).cloned() {
+            return Ok(tables);
+        }
         let object: NamespaceObject = self.read(hash)?;
         if let Some(name) = object.tables.keys().find(|name| TableName::new(namespace, name).is_err()) {
             return Err(Error::Corrupt { key: key(hash), why: format!("`{name}` is not a valid table name") });
         }
-        Ok(object.tables.into_iter().map(|(name, entry)| (name, entry.into())).collect())
+        let tables = object.tables.into_iter().map(|(name, entry)| (name, entry.into())).collect();
+        Ok(self.keep(hash.clone(), Arc::new(tables)))
+    }
+
+    fn keep(&self, hash: String, tables: Arc<Tables>) -> Arc<Tables> {
+        let mut trees = self.trees();
+        trees.make_room(tables.len());
+        trees.namespaces.insert(hash, Arc::clone(&tables));
+        tables
     }
 
     pub(crate) fn write_namespace(&self, tables: &Tables) -> Result<String> {
-        let tables = tables.iter().map(|(name, entry)| (name.clone(), entry.into())).collect();
-        self.write(&NamespaceObject { tables })
+        let written = tables.iter().map(|(name, entry)| (name.clone(), entry.into())).collect();
+        let hash = self.write(&NamespaceObject { tables: written })?;
+        self.keep(hash.clone(), Arc::new(tables.clone()));
+        Ok(hash)
+    }
+
+    /// The tables in which two trees differ, with their states there. Namespaces with equal objects are not read.
+    pub(crate) fn differences(&self, a: &TreeObject, b: &TreeObject) -> Result<Vec<Difference>> {
+        let mut found = Vec::new();
+        for namespace in a.namespaces.keys().chain(b.namespaces.keys()).collect::<BTreeSet<_>>() {
+            if a.namespaces.get(namespace) == b.namespaces.get(namespace) {
+                continue;
+            }
+            let [old, new] = [self.namespace(a, namespace)?, self.namespace(b, namespace)?];
+            for name in old.keys().chain(new.keys()).collect::<BTreeSet<_>>() {
+                if old.get(name) != new.get(name) {
+                    let table = TableName::new(namespace, name).expect("checked by `namespace`");
+                    found.push(Difference { table, before: old.get(name).cloned(), after: new.get(name).cloned() });
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    /// The entry of a table in a tree.
+    pub(crate) fn entry(&self, tree: &TreeObject, table: &TableName) -> Result<Option<TableEntry>> {
+        Ok(self.namespace(tree, table.namespace())?.get(table.name()).cloned())
     }
 
     pub(crate) fn whole_tree(&self, hash: &str) -> Result<Tree> {
         let object = self.tree(hash)?;
         let mut tree = Tree::default();
         for namespace in object.namespaces.keys() {
-            for (name, entry) in self.namespace(&object, namespace)? {
-                let table = TableName::new(namespace, &name).expect("checked by `namespace`");
-                tree.tables.insert(table, entry);
+            for (name, entry) in self.namespace(&object, namespace)?.iter() {
+                let table = TableName::new(namespace, name).expect("checked by `namespace`");
+                tree.tables.insert(table, entry.clone());
             }
             tree.namespaces.insert(namespace.clone());
         }

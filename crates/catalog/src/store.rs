@@ -1,13 +1,15 @@
 //! What the catalog needs of storage: four operations, any implementation of which passes the conformance suite.
 //!
 //! Keys are `/`-separated paths made by the catalog from checked names (`objects/ab/…`, `refs/branches/main`).
-//! An object store implements [`Store::create`] and [`Store::swap`] with conditional puts.
+//! An object store implements [`Store::create`] and [`Store::swap`] with conditional puts ([`BucketStore`]).
 
+mod bucket;
 #[cfg(test)]
 pub(crate) mod conformance;
 mod local;
 mod memory;
 
+pub use bucket::BucketStore;
 pub use local::LocalStore;
 pub use memory::MemoryStore;
 
@@ -19,7 +21,12 @@ pub trait Store: Send + Sync + 'static {
     /// The value at `key`, or `None`.
     fn read(&self, key: &str) -> Result<Option<Vec<u8>>, StoreError>;
 
-    /// Writes `bytes` unless the key exists; says whether it did. Either way the key is durable afterwards.
+    /// The values at several keys, in their order. Where a call takes long, they are read at the same time.
+    fn read_all(&self, keys: &[String]) -> Result<Vec<Option<Vec<u8>>>, StoreError> {
+        keys.iter().map(|key| self.read(key)).collect()
+    }
+
+    /// Writes `bytes` unless the key exists; says whether it did. Either way the key is durable afterwards, and young.
     fn create(&self, key: &str, bytes: &[u8]) -> Result<bool, StoreError>;
 
     /// Replaces the value `expected` (`None`: no such key) by `new` (`None`: delete it); says whether it did.
@@ -27,6 +34,27 @@ pub trait Store: Send + Sync + 'static {
 
     /// Sorted names directly below `folder`; a folder nothing was written to is empty. Hidden names are left out.
     fn list(&self, folder: &str) -> Result<Vec<String>, StoreError>;
+
+    /// Makes the value at a key young, and says whether it is there. Stores without collection keep everything.
+    fn touch(&self, _key: &str) -> Result<bool, StoreError> {
+        Ok(true)
+    }
+
+    /// Does `work` while nobody swaps, touches or finds a key that exists in `create`; of `work` itself only reads and
+    /// [`Store::remove`] are allowed. `false`: this store cannot, and nothing was done.
+    fn exclusively(&self, _work: &mut dyn FnMut()) -> Result<bool, StoreError> {
+        Ok(false)
+    }
+
+    /// Names directly below `folder` and when they were written or touched, in milliseconds since 1970.
+    fn stamps(&self, _folder: &str) -> Result<Vec<(String, i64)>, StoreError> {
+        Ok(Vec::new())
+    }
+
+    /// Deletes a value; only while [`Store::exclusively`] works.
+    fn remove(&self, _key: &str) -> Result<(), StoreError> {
+        Ok(())
+    }
 
     /// Where the store is, for messages.
     fn location(&self) -> String;
@@ -43,6 +71,8 @@ pub struct StoreError {
     /// What the system said.
     #[source]
     pub source: std::io::Error,
+    /// The answer was lost: it may have been done, or be done later, or not at all.
+    pub unknown: bool,
 }
 
 impl StoreError {

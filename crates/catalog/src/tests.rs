@@ -1,13 +1,17 @@
 //! Tests of the whole catalog: behaviour on a store in memory here, the rest by what goes wrong.
 
 mod behaviour;
+mod bucket;
 mod codes;
-mod crash;
+pub(crate) mod crash;
 mod faults;
+mod gc;
 mod model;
+mod revert;
 mod threads;
+mod walks;
 
-use crate::{Catalog, Changes, Clock, CommitInfo, Error, MemoryStore, Store, TableEntry};
+use crate::{Catalog, Changes, Clock, CommitInfo, Error, FastForward, MemoryStore, Store, TableEntry};
 use forebay_types::{BranchName, Coded, CommitHash, RefSpec, TableName};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};

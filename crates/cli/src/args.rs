@@ -12,7 +12,8 @@ use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 pub use env::EnvCommand;
 pub use lake::{
-    BranchCommand, CommitArgs, CommitFormat, NamespaceCommand, TableCommand, TableCreateArgs, TableImportArgs, TagCommand, Words,
+    BranchCommand, CommitArgs, CommitFormat, GcArgs, NamespaceCommand, RevertArgs, TableCommand, TableCreateArgs,
+    TableImportArgs, TableRevertArgs, TagCommand, Words,
 };
 #[cfg(test)]
 pub use settings::ProjectFolder;
@@ -97,6 +98,8 @@ pub enum Command {
     Tag(TagCommand),
     /// Show the commits of a ref, newest first
     Commit(CommitArgs),
+    /// Undo a commit, or a whole run, by a new commit
+    Revert(RevertArgs),
     /// Make a branch the active one
     Checkout(CheckoutArgs),
     /// List, create and remove namespaces
@@ -105,6 +108,8 @@ pub enum Command {
     /// List, show, create, fill and remove tables
     #[command(subcommand)]
     Table(TableCommand),
+    /// Remove what no branch or tag leads to
+    Gc(GcArgs),
     /// List, set and remove the parameters of a project
     #[command(subcommand)]
     Parameter(ParameterCommand),

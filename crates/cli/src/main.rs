@@ -1,8 +1,8 @@
 //! `forebay`: the command line, and every role of the program.
 //!
 //! The same binary is the client (`forebay run`), the background process (`forebay daemon serve`) and, under the
-//! hidden name `forebay function`, the process of one scan, SQL or write node. That last role starts many times in a
-//! run, so it is told apart before the command line is parsed.
+//! hidden names, `forebay function`: the process of one scan, SQL or write node, and `forebay launcher`: the parent of all
+//! functions of a daemon. The last two are told apart before the command line is parsed, since they should be light.
 
 mod args;
 mod commands;
@@ -23,8 +23,13 @@ use crate::error::Failure;
 use crate::exit::Exit;
 
 fn main() -> ExitCode {
-    if std::env::args_os().nth(1).is_some_and(|first| first == "function") {
-        return forebay_runtime::executor::main();
+    match std::env::args_os().nth(1) {
+        Some(role) if role == "function" => return forebay_runtime::executor::main(),
+        Some(role) if role == forebay_runtime::LAUNCHER_ROLE => {
+            forebay_runtime::launch();
+            return ExitCode::SUCCESS;
+        }
+        _ => {}
     }
     // clap prints help and usage errors itself, and exits with 0 or 2.
     let cli = Cli::parse();

@@ -1,6 +1,7 @@
 //! From values to text. Pure: no module below writes anywhere, except [`progress`], which draws on stderr.
 
 pub mod commits;
+pub mod diff;
 pub mod errors;
 pub mod explain;
 pub mod progress;

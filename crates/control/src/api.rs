@@ -13,6 +13,10 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+mod diff;
+
+pub use diff::{ColumnDiff, ColumnSide, Diff, TableDiff, TableSide};
+
 /// Version of the protocol. A daemon of another version is replaced by the client.
 pub const VERSION: u32 = 1;
 
@@ -93,6 +97,9 @@ pub enum Op {
         /// Exact name, or a regular expression that begins with `^`.
         #[serde(default)]
         name: Option<String>,
+        /// Only branches called `<user>.…`.
+        #[serde(default)]
+        user: Option<String>,
         #[serde(default)]
         limit: Option<u64>,
     },
@@ -123,16 +130,29 @@ pub enum Op {
         /// Any ref.
         source: String,
         into: String,
+        /// Make a commit also where the branch could just move; then the words are always kept.
+        #[serde(default)]
+        always_commit: bool,
         #[serde(flatten)]
         words: CommitWords,
     },
-    /// -> `{"added": [name], "removed": [name], "changed": [name]}`: from `a` to `b`
+    /// -> [`Diff`]: from `a` to `b`
     #[serde(rename = "branch.diff")]
     BranchDiff {
         a: String,
         b: String,
         #[serde(default)]
         namespace: Option<String>,
+        /// Only names; no metadata file is opened.
+        #[serde(default)]
+        names_only: bool,
+    },
+    /// Only merges move a protected branch, and it stays. -> `Ref`
+    #[serde(rename = "branch.protect")]
+    BranchProtect {
+        name: String,
+        #[serde(default = "yes")]
+        protected: bool,
     },
 
     /// -> `[Ref]`
@@ -179,8 +199,41 @@ pub enum Op {
         author_email: Option<String>,
         #[serde(default)]
         properties: Properties,
+        /// That instant, that or later, that or earlier; as refs write times.
+        #[serde(default)]
+        authored_date: Option<String>,
+        #[serde(default)]
+        since: Option<String>,
+        #[serde(default)]
+        until: Option<String>,
+        /// Hash of a parent, or how it begins.
+        #[serde(default)]
+        parent: Option<String>,
         #[serde(default)]
         limit: Option<u64>,
+    },
+    /// Undoes a commit, or all that a job committed, by one new commit. -> `Ref` of the branch
+    #[serde(rename = "commit.revert")]
+    CommitRevert {
+        branch: String,
+        /// The commit, as any ref. Either this or `job`.
+        #[serde(rename = "ref", default)]
+        at: Option<String>,
+        /// Id of the job.
+        #[serde(default)]
+        job: Option<String>,
+        #[serde(flatten)]
+        words: CommitWords,
+    },
+
+    /// Removes objects of the catalog that no ref leads to. -> `{"removed", "kept"}`
+    #[serde(rename = "gc")]
+    Gc {
+        /// Objects written or needed within this time stay.
+        grace_seconds: u64,
+        /// Only counts.
+        #[serde(default)]
+        dry_run: bool,
     },
 
     /// -> `[{"name"}]`
@@ -244,6 +297,21 @@ pub enum Op {
         namespace: Option<String>,
         #[serde(default)]
         if_exists: bool,
+        #[serde(flatten)]
+        words: CommitWords,
+    },
+    /// Puts tables on a branch as they are at another ref, in one commit. -> `Ref` of the branch
+    #[serde(rename = "table.revert")]
+    TableRevert {
+        names: Vec<String>,
+        #[serde(default)]
+        namespace: Option<String>,
+        /// Any ref.
+        source: String,
+        into: String,
+        /// Tables that are there may be replaced.
+        #[serde(default)]
+        replace: bool,
         #[serde(flatten)]
         words: CommitWords,
     },
@@ -326,6 +394,12 @@ pub struct Run {
     pub preview: String,
     #[serde(default)]
     pub detach: bool,
+    /// Processors of each function, whatever it declares.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpus: Option<f64>,
+    /// Memory limit of each model, whatever it declares.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_bytes: Option<u64>,
 }
 
 fn yes() -> bool {
@@ -497,6 +571,9 @@ pub struct Ref {
     /// For the branch of a failed run: the job.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failed_job: Option<String>,
+    /// Only merges move this branch, and it stays.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub protected: bool,
 }
 
 /// One commit.
@@ -509,6 +586,9 @@ pub struct Commit {
     pub authored_date: String,
     pub parent_hashes: Vec<String>,
     pub properties: Properties,
+    /// The job, if a failed run left this commit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failed_job: Option<String>,
 }
 
 /// One table at a ref.

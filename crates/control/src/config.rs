@@ -6,6 +6,11 @@
 //! active_branch = "main"
 //! author_name = "Ann"
 //! author_email = "ann@example.org"
+//!
+//! [sandbox]                    # for every profile
+//! mode = "strict"              # or auto (the default), or off
+//! read = ["/data/reference"]   # what Python functions may read as well
+//! write = []                   # what they may change as well
 //! ```
 //!
 //! Invariants: an edit keeps comments and formatting and replaces the file in one step;
@@ -14,6 +19,8 @@
 use std::path::{Path, PathBuf};
 
 use toml_edit::{DocumentMut, Item, Table, Value};
+
+use forebay_worker::SandboxSettings;
 
 use crate::api::Actor;
 use crate::error::{Error, Result, near};
@@ -140,6 +147,18 @@ impl Config {
         value.as_str().map(str::to_owned)
     }
 
+    /// How functions are confined.
+    #[must_use]
+    pub fn sandbox(&self) -> SandboxSettings {
+        let value = |key: &str| self.document.get("sandbox").and_then(|table| table.get(key));
+        let paths = |key: &str| {
+            let texts = value(key).and_then(Item::as_array).into_iter().flatten().filter_map(Value::as_str);
+            texts.map(PathBuf::from).collect()
+        };
+        let mode = value("mode").and_then(Item::as_str).and_then(|mode| mode.parse().ok()).unwrap_or_default();
+        SandboxSettings { mode, read: paths("read"), write: paths("write") }
+    }
+
     /// Sets a key of a profile (made if it is new). Nothing is written before [`Config::save`].
     pub fn set(&mut self, profile: &str, key: &str, value: &str) -> Result<()> {
         known_key(key)?;
@@ -202,7 +221,35 @@ fn known_key(key: &str) -> Result<()> {
     Err(Error::BadValue { what: "the setting", value: key.to_owned(), why: format!("the settings are {}", KEYS.join(", ")) })
 }
 
-/// Checks the shape: only `[profiles.<name>]` tables with known keys and text values.
+/// The keys of `[sandbox]`.
+const SANDBOX_KEYS: [&str; 3] = ["mode", "read", "write"];
+
+/// What is wrong with the table `sandbox`, and where.
+fn check_sandbox(table: &Item) -> Result<(), (Option<usize>, String)> {
+    let start = |item: &Item| item.span().map(|span| span.start);
+    let Some(table) = table.as_table_like() else { return Err((start(table), "`sandbox` is not a table".to_owned())) };
+    for (key, item) in table.iter() {
+        let wrong = |why: String| Err((start(item), why));
+        match key {
+            "mode" => {
+                let Some(mode) = item.as_str() else { return wrong("`mode` is not text".to_owned()) };
+                if let Err(why) = mode.parse::<forebay_worker::SandboxMode>() {
+                    return wrong(format!("`mode` of `sandbox`: {why}"));
+                }
+            }
+            "read" | "write" => {
+                let is_path = |value: &Value| value.as_str().is_some_and(|path| Path::new(path).is_absolute());
+                if !item.as_array().is_some_and(|paths| paths.iter().all(is_path)) {
+                    return wrong(format!("`{key}` of `sandbox` is not a list of absolute paths"));
+                }
+            }
+            _ => return wrong(format!("`{key}` is not a setting of the sandbox; the settings are {}", SANDBOX_KEYS.join(", "))),
+        }
+    }
+    Ok(())
+}
+
+/// Checks the shape: `[profiles.<name>]` tables with known keys and text values, and `[sandbox]`.
 fn check(path: &Path, text: &str) -> Result<()> {
     let fail =
         |at: Option<usize>, why: String| Err(Error::Config { path: path.to_owned(), line: at.map(|at| line_of(text, at)), why });
@@ -213,8 +260,12 @@ fn check(path: &Path, text: &str) -> Result<()> {
     };
     let start = |item: &Item| item.span().map(|span| span.start);
     for (name, item) in document.iter() {
+        if name == "sandbox" {
+            check_sandbox(item).or_else(|(at, why)| fail(at, why))?;
+            continue;
+        }
         if name != "profiles" {
-            return fail(start(item), format!("`{name}` is not a setting; everything is in `[profiles.<name>]`"));
+            return fail(start(item), format!("`{name}` is not a setting; everything is in `[profiles.<name>]` and `[sandbox]`"));
         }
         let Some(profiles) = item.as_table_like() else {
             return fail(start(item), "`profiles` is not a table".to_owned());
@@ -297,11 +348,26 @@ mod tests {
             ("profiles = 3\n", 1),
             ("[other]\n", 1),
             ("[profiles]\nx = 2\n", 2),
+            ("[sandbox]\nmode = 'on'\n", 2),
+            ("[sandbox]\n\nread = ['relative']\n", 3),
+            ("[sandbox]\nwrite = '/x'\n", 2),
+            ("[sandbox]\nroot = '/x'\n", 2),
+            ("sandbox = 1\n", 1),
         ] {
             let (_root, home) = home_with(text);
             let error = Config::load(&home).unwrap_err().report();
             assert_eq!((error.code.0.as_str(), error.at.map(|at| at.line)), ("CTL0002", Some(line)), "{text}");
         }
+    }
+
+    #[test]
+    fn the_sandbox_is_set_for_all_profiles() {
+        use forebay_worker::SandboxMode;
+        let (_root, home) = home_with("[sandbox]\nmode = 'strict'\nread = ['/a', '/b']\n");
+        let got = Config::load(&home).unwrap().sandbox();
+        assert_eq!((got.mode, got.read.len(), got.write.len()), (SandboxMode::Strict, 2, 0));
+        let (_root, home) = home_with("");
+        assert_eq!(Config::load(&home).unwrap().sandbox(), SandboxSettings::default());
     }
 
     #[test]

@@ -193,6 +193,14 @@ pub enum Error {
         /// The name.
         at: String,
     },
+    /// A merge of a ref into a branch that is there already.
+    #[error("could not merge `{a}` into `{b}`: both are the same commit")]
+    SameRef {
+        /// The source.
+        a: String,
+        /// The target.
+        b: String,
+    },
     /// What the daemon answered makes no sense.
     #[error("could not understand the answer of the background process")]
     BadAnswer {
@@ -242,6 +250,7 @@ impl Error {
             Self::ShuttingDown => "CTL0024",
             Self::BadAnswer { .. } => "CTL0025",
             Self::NotATag { .. } => "CTL0026",
+            Self::SameRef { .. } => "CTL0027",
         }
     }
 
@@ -268,6 +277,7 @@ impl Error {
             | Self::NotText { .. }
             | Self::NotABranch { .. }
             | Self::NotATag { .. }
+            | Self::SameRef { .. }
             | Self::NoBranch { .. }
             | Self::NoJob { .. }
             | Self::Cancelled { .. }

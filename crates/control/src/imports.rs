@@ -3,9 +3,9 @@
 //! A table's entry in the catalog remembers the files it was given ([`FILES_PROPERTY`]), so that an import can be
 //! repeated safely. Rows that are replaced take this memory with them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use forebay_catalog::{Changes, TableEntry};
+use forebay_catalog::{Changes, CommitInfo, TableEntry};
 use forebay_types::{BranchName, CommitHash, TableName, parse_partition_fields};
 use serde_json::json;
 use sha2::{Digest, Sha256};
@@ -13,6 +13,7 @@ use sha2::{Digest, Sha256};
 use crate::api::{self, CommitWords, Event, ImportResult};
 use crate::error::Error;
 use crate::jobs::{self, JobHandle, NewJob};
+use crate::replay::{self, Append};
 use crate::service::Session;
 use crate::{refs, runs, tables};
 
@@ -84,7 +85,7 @@ pub(crate) fn import(session: &Session<'_>, import: &Import) -> Result<ImportRes
         let entry = tree.tables.get(&table).ok_or_else(|| tables::missing(&table, branch.as_str(), &tree))?;
         let found = session.service.runtime().block_on(forebay_lake::sources(&import.search_uri));
         let found = found.map_err(|error| api::Error::of(&error))?;
-        let mut known = remembered(entry);
+        let known = remembered(entry);
         let is_new = |file: &String| import.import_duplicate_files || !known.contains(&mark(file));
         let (files, skipped): (Vec<String>, Vec<String>) = found.into_iter().map(|file| file.path).partition(is_new);
         for file in &skipped {
@@ -101,16 +102,21 @@ pub(crate) fn import(session: &Session<'_>, import: &Import) -> Result<ImportRes
             best_effort: import.best_effort,
             continue_on_error: import.continue_on_error,
             properties: Vec::new(),
+            sandbox: session.service.sandbox()?,
         };
         let done = append(session, job, &request)?;
         if !done.files.is_empty() {
             let count = done.files.len();
             let message = format!("Import {count} {} into `{table}`", if count == 1 { "file" } else { "files" });
-            known.extend(done.files.iter().map(|file| mark(file)));
-            let marks: Vec<String> = known.into_iter().collect();
-            let mut entry = TableEntry { metadata_location: done.metadata_location, ..entry.clone() };
-            entry.properties.insert(FILES_PROPERTY.to_owned(), marks.join(" "));
-            put(session, job, &branch, &head.hash, &table, entry, message)?;
+            let new: BTreeSet<String> = done.files.iter().map(|file| mark(file)).collect();
+            let changed = TableEntry { metadata_location: done.metadata_location, properties: with_marks(entry, &new) };
+            let changes = Changes { put: [(table.clone(), changed)].into(), ..Changes::default() };
+            // What another import took in meanwhile is not taken in twice.
+            let again = |now: &TableEntry| import.import_duplicate_files || remembered(now).is_disjoint(&new);
+            let remember = |now: &TableEntry| again(now).then(|| with_marks(now, &new));
+            let append = Append { base: entry.metadata_location.clone(), remember: Box::new(remember) };
+            let info = job_info(session, job, message);
+            replay::commit(session, &branch, &head.hash, changes, &info, &[(table, append)].into())?;
         }
         let failed = done.failed.into_iter().map(|(file, error)| json!({ "file": file, "error": error }));
         Ok(ImportResult {
@@ -153,9 +159,23 @@ fn put(
     message: String,
 ) -> Result<(), api::Error> {
     let changes = Changes { put: [(table.clone(), entry)].into(), ..Changes::default() };
+    let info = job_info(session, job, message);
+    session.catalog().commit(branch, base, &changes, &info, None).map(drop).map_err(told)
+}
+
+/// The words of a job's commit.
+fn job_info(session: &Session<'_>, job: &JobHandle, message: String) -> CommitInfo {
     let mut info = session.info(CommitWords::default(), message);
     info.properties.insert(runs::JOB_PROPERTY.to_owned(), job.id().to_owned());
-    session.catalog().commit(branch, base, &changes, &info, None).map(drop).map_err(told)
+    info
+}
+
+/// An entry's properties, with more files remembered.
+fn with_marks(entry: &TableEntry, new: &BTreeSet<String>) -> BTreeMap<String, String> {
+    let marks: Vec<String> = remembered(entry).union(new).cloned().collect();
+    let mut properties = entry.properties.clone();
+    properties.insert(FILES_PROPERTY.to_owned(), marks.join(" "));
+    properties
 }
 
 /// Marks of the files a table was given.

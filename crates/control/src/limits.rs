@@ -47,3 +47,6 @@ pub const RECOVERY_COMMITS_MAX: usize = 1_000;
 
 /// Rows of a list when the caller names no limit.
 pub const LIST_ROWS_MAX: usize = 100_000;
+
+/// How often an append is put upon another writer's append before the conflict is told.
+pub const APPEND_REPLAYS_MAX: usize = 50;

@@ -57,6 +57,7 @@ fn select(session: &Session<'_>, query: &Query, job: &JobHandle) -> Result<Answe
         strict: true,
         preview: None,
         keep: vec![last],
+        sandbox: session.service.sandbox()?,
     };
     let mut outcome = runs::execute(session, job, &execution)?;
     if outcome.status != RunStatus::Success {

@@ -1,11 +1,12 @@
-//! Branches, tags and commits over the wire.
+//! Branches and tags over the wire.
 
-use forebay_catalog::{Commit, Ref, RefKind};
+use forebay_catalog::{FastForward, Ref, RefKind};
 use forebay_types::BranchName;
 use serde_json::json;
 
-use crate::api::{self, Actor, Op, Properties};
+use crate::api::{self, CommitWords, Op};
 use crate::connection::Answer;
+use crate::diff;
 use crate::error::Error;
 use crate::filter::Filter;
 use crate::service::{Session, rows};
@@ -17,7 +18,13 @@ pub(crate) fn wire(found: Ref) -> api::Ref {
         RefKind::Tag => "TAG",
         RefKind::Detached => "DETACHED",
     };
-    api::Ref { name: found.name, hash: found.hash.to_string(), kind: kind.to_owned(), failed_job: found.failed_job }
+    api::Ref {
+        name: found.name,
+        hash: found.hash.to_string(),
+        kind: kind.to_owned(),
+        failed_job: found.failed_job,
+        protected: found.protected,
+    }
 }
 
 fn told(error: forebay_catalog::Error) -> api::Error {
@@ -28,11 +35,9 @@ fn name(text: &str) -> Result<BranchName, api::Error> {
     Ok(text.parse().map_err(Error::from)?)
 }
 
-/// Branches that pass a filter.
-fn list(refs: Vec<Ref>, filter: Option<&str>, limit: Option<u64>) -> Result<Answer, api::Error> {
-    let filter = Filter::new(filter)?;
-    let refs = refs.into_iter().filter(|found| filter.passes(&found.name));
-    Answer::of(refs.take(rows(limit)).map(wire).collect::<Vec<_>>())
+/// Refs for the wire.
+fn wires(refs: Vec<Ref>) -> Result<Answer, api::Error> {
+    Answer::of(refs.into_iter().map(wire).collect::<Vec<_>>())
 }
 
 /// A ref of that kind, by name.
@@ -59,11 +64,16 @@ fn deleted(result: forebay_catalog::Result<()>, if_exists: bool) -> Result<Answe
     }
 }
 
-/// Answers `branch.*` and `commit.*`.
+/// Answers `branch.*`.
 pub(crate) fn answer(session: &Session<'_>, op: Op) -> Result<Answer, api::Error> {
     let catalog = session.catalog();
     match op {
-        Op::BranchList { name, limit } => list(catalog.branches().map_err(told)?, name.as_deref(), limit),
+        Op::BranchList { name, user, limit } => {
+            let filter = Filter::new(name.as_deref())?;
+            let zone = user.map(|user| format!("{user}."));
+            let wanted = |name: &str| filter.passes(name) && zone.as_deref().is_none_or(|zone| name.starts_with(zone));
+            wires(catalog.branches_where(&wanted, rows(limit)).map_err(told)?)
+        }
         Op::BranchGet { name } => Answer::of(wire(get(session, &name, RefKind::Branch)?)),
         Op::BranchCreate { name: new, from, if_not_exists } => {
             let new = name(&new)?;
@@ -79,84 +89,35 @@ pub(crate) fn answer(session: &Session<'_>, op: Op) -> Result<Answer, api::Error
         Op::BranchRename { name: old, new_name } => {
             Answer::of(wire(catalog.rename_branch(&name(&old)?, &name(&new_name)?).map_err(told)?))
         }
-        Op::BranchMerge { source, into, words } => {
-            let from = session.resolve(&source)?;
-            let (into, _) = session.branch(&into)?;
-            let info = session.info(words, format!("Merge `{source}` into `{into}`"));
-            catalog.merge(&from.hash, &into, &info).map_err(told)?;
-            Answer::of(wire(get(session, into.as_str(), RefKind::Branch)?))
+        Op::BranchProtect { name: branch, protected } => {
+            Answer::of(wire(catalog.protect_branch(&name(&branch)?, protected).map_err(told)?))
         }
-        Op::BranchDiff { a, b, namespace } => diff(session, &a, &b, namespace.as_deref()),
-        Op::CommitList { at, message, author_name, author_email, properties, limit } => {
-            let filter = CommitFilter {
-                message: Filter::new(message.as_deref())?,
-                author_name: Filter::new(author_name.as_deref())?,
-                author_email: Filter::new(author_email.as_deref())?,
-                properties,
-            };
-            log(session, &at, &filter, rows(limit))
-        }
+        Op::BranchMerge { source, into, always_commit, words } => merge(session, &source, &into, always_commit, words),
+        Op::BranchDiff { a, b, namespace, names_only } => diff::answer(session, [&a, &b], namespace.as_deref(), names_only),
         other => Err(Error::BadRequest { why: format!("nothing answers {other:?}") }.into()),
     }
 }
 
-fn diff(session: &Session<'_>, a: &str, b: &str, namespace: Option<&str>) -> Result<Answer, api::Error> {
-    let (a, b) = (session.resolve(a)?.hash, session.resolve(b)?.hash);
-    let diff = session.catalog().diff(&a, &b).map_err(told)?;
-    let names = |tables: std::collections::BTreeSet<forebay_types::TableName>| {
-        let tables = tables.into_iter().filter(|table| namespace.is_none_or(|namespace| table.namespace() == namespace));
-        tables.map(|table| table.to_string()).collect::<Vec<_>>()
-    };
-    Answer::of(json!({ "added": names(diff.added), "removed": names(diff.removed), "changed": names(diff.changed) }))
-}
-
-struct CommitFilter {
-    message: Filter,
-    author_name: Filter,
-    author_email: Filter,
-    properties: Properties,
-}
-
-impl CommitFilter {
-    fn passes(&self, commit: &Commit) -> bool {
-        self.message.passes(&commit.message)
-            && self.author_name.passes(&commit.author_name)
-            && self.author_email.passes(&commit.author_email)
-            && self.properties.iter().all(|(key, value)| commit.properties.get(key) == Some(value))
+fn merge(session: &Session<'_>, source: &str, into: &str, always_commit: bool, words: CommitWords) -> Result<Answer, api::Error> {
+    let from = session.resolve(source)?;
+    let (into, head) = session.branch(into)?;
+    if from.hash == head.hash {
+        return Err(Error::SameRef { a: source.to_owned(), b: into.to_string() }.into());
     }
-}
-
-fn log(session: &Session<'_>, at: &str, filter: &CommitFilter, limit: usize) -> Result<Answer, api::Error> {
-    let from = session.resolve(at)?;
-    let mut commits = Vec::new();
-    for commit in session.catalog().log(&from.hash) {
-        if commits.len() == limit {
-            break;
-        }
-        let commit = commit.map_err(told)?;
-        if filter.passes(&commit) {
-            commits.push(wire_commit(commit));
-        }
-    }
-    Answer::of(commits)
-}
-
-fn wire_commit(commit: Commit) -> api::Commit {
-    api::Commit {
-        hash: commit.hash.to_string(),
-        message: commit.message,
-        author: Actor { name: commit.author_name, email: commit.author_email },
-        authored_date: commit.authored_at,
-        parent_hashes: commit.parents.iter().map(ToString::to_string).collect(),
-        properties: commit.properties,
-    }
+    let fast_forward = if always_commit { FastForward::Never } else { FastForward::Allowed };
+    let info = session.info(words, format!("Merge `{source}` into `{into}`"));
+    session.catalog().merge(&from.hash, &into, &info, fast_forward).map_err(told)?;
+    Answer::of(wire(get(session, into.as_str(), RefKind::Branch)?))
 }
 
 /// Answers `tag.*`.
 pub(crate) fn answer_tag(session: &Session<'_>, op: Op) -> Result<Answer, api::Error> {
     let catalog = session.catalog();
     match op {
-        Op::TagList { name, limit } => list(catalog.tags().map_err(told)?, name.as_deref(), limit),
+        Op::TagList { name, limit } => {
+            let filter = Filter::new(name.as_deref())?;
+            wires(catalog.tags_where(&|name| filter.passes(name), rows(limit)).map_err(told)?)
+        }
         Op::TagGet { name } => Answer::of(wire(get(session, &name, RefKind::Tag)?)),
         Op::TagCreate { name: new, from, if_not_exists } => {
             let new = name(&new)?;

@@ -9,15 +9,16 @@
 //! Invariants: the target is moved by that commit alone; no commit with tables of a run that did not succeed can be
 //! merged, because none is made untainted; a run that writes nothing commits nothing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 
 use forebay_catalog::{Changes, CommitInfo, Ref, TableEntry};
 use forebay_plan::LogicalPlan;
+use forebay_plan::logical::Source;
 use forebay_plan::physical::{PhysicalPlan, Strategy, Work};
 use forebay_sipc::call::Preview;
-use forebay_types::{BranchName, RefSpec};
+use forebay_types::{BranchName, RefSpec, TableName};
 use forebay_worker::{CancelToken, Execution, NodeOutcome, Outcome, RunStatus, WorkerEvent, WrittenTable};
 use serde_json::json;
 
@@ -27,11 +28,11 @@ use crate::error::Error;
 use crate::jobs::{self, JobHandle, NewJob};
 use crate::limits::RECOVERY_COMMITS_MAX;
 use crate::project::{self, Project};
+use crate::replay::{self, Append};
 use crate::service::{Service, Session, reports};
 use crate::snapshots;
 
-/// Property of a commit: the job that made it.
-pub(crate) const JOB_PROPERTY: &str = "forebay.job";
+pub(crate) use forebay_catalog::JOB_PROPERTY;
 
 fn told(error: forebay_catalog::Error) -> api::Error {
     api::Error::of(&error)
@@ -113,7 +114,8 @@ fn planned(session: &Session<'_>, run: &api::Run, at: &Ref) -> Result<Planned, a
     };
     let logical = forebay_plan::logical(&project.sources, &options).map_err(reports)?;
     let snapshot = snapshots::take(session, &logical, &at.hash)?;
-    let physical = forebay_plan::physical(&logical, &snapshot).map_err(reports)?;
+    let mut physical = forebay_plan::physical(&logical, &snapshot).map_err(reports)?;
+    physical.limit(run.cpus, run.memory_bytes);
     Ok(Planned { project, logical, physical })
 }
 
@@ -171,6 +173,7 @@ impl Attempt<'_> {
         } else {
             let (name, head) = self.session.branch(&self.run.at)?;
             self.refuse_failed(&name, &head)?;
+            self.refuse_protected(&name, &head)?;
             head
         };
         let preview = preview(&self.run.preview).map_err(api::Error::from)?;
@@ -221,6 +224,15 @@ impl Attempt<'_> {
         }
     }
 
+    /// What could not be committed in the end is not begun.
+    fn refuse_protected(&self, name: &BranchName, head: &Ref) -> Result<(), api::Error> {
+        if head.protected {
+            let action = format!("run on `{name}`");
+            return Err(told(forebay_catalog::Error::ProtectedBranch { action, branch: name.clone() }));
+        }
+        Ok(())
+    }
+
     fn execute(&self, planned: &Planned, preview: Option<Preview>) -> Result<Outcome, Stopped> {
         let execution = Execution {
             plan: planned.physical.clone(),
@@ -230,6 +242,7 @@ impl Attempt<'_> {
             strict: self.run.strict,
             preview,
             keep: Vec::new(),
+            sandbox: self.session.service.sandbox()?,
         };
         Ok(execute(self.session, self.job, &execution)?)
     }
@@ -253,7 +266,8 @@ impl Attempt<'_> {
         let changes = self.changes(planned, at, written)?;
         let info = self.run_info(&format!("Run {}", planned.logical.project), planned, &changes);
         let target: BranchName = self.run.at.parse().map_err(Error::from)?;
-        self.session.catalog().commit(&target, &at.hash, &changes, &info, None).map(drop).map_err(told)
+        let appends = appends(planned, written);
+        replay::commit(self.session, &target, &at.hash, changes, &info, &appends).map(drop)
     }
 
     /// Leaves what was written on the temporary branch, tainted: to be looked at, not to be merged. Gives the tables' names.
@@ -308,13 +322,36 @@ impl Attempt<'_> {
     }
 }
 
-/// Whether the write took the table's old rows, and what the catalog remembers of them, away.
-fn replaces(plan: &PhysicalPlan, written: &WrittenTable) -> bool {
-    let mut writes = plan.nodes.iter().filter_map(|node| match &node.work {
+/// The tables a run only added rows to, without having read them: what others add meanwhile would not have changed these rows.
+fn appends(planned: &Planned, written: &[WrittenTable]) -> BTreeMap<TableName, Append<'static>> {
+    let inputs = planned.logical.nodes.iter().flat_map(|node| &node.inputs);
+    let read: BTreeSet<&TableName> = inputs
+        .filter_map(|input| match &input.source {
+            Source::Lake(table) => Some(table),
+            Source::Node(_) => None,
+        })
+        .collect();
+    let appended: BTreeSet<&TableName> = writes(&planned.physical)
+        .filter(|write| write.strategy == Strategy::Append && !read.contains(&write.table))
+        .map(|write| &write.table)
+        .collect();
+    let found = written.iter().filter(|table| appended.contains(&table.table)).filter_map(|table| {
+        let remember = |now: &TableEntry| Some(now.properties.clone());
+        Some((table.table.clone(), Append { base: table.base.clone()?, remember: Box::new(remember) }))
+    });
+    found.collect()
+}
+
+fn writes(plan: &PhysicalPlan) -> impl Iterator<Item = &forebay_plan::physical::Write> {
+    plan.nodes.iter().filter_map(|node| match &node.work {
         Work::Write(write) => Some(write),
         _ => None,
-    });
-    writes.any(|write| write.table == written.table && write.strategy == Strategy::Replace)
+    })
+}
+
+/// Whether the write took the table's old rows, and what the catalog remembers of them, away.
+fn replaces(plan: &PhysicalPlan, written: &WrittenTable) -> bool {
+    writes(plan).any(|write| write.table == written.table && write.strategy == Strategy::Replace)
 }
 
 fn literal(value: &forebay_plan::physical::Literal) -> String {

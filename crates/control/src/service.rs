@@ -16,7 +16,7 @@ use crate::error::{Error, Result};
 use crate::home::Home;
 use crate::jobs::{self, JobHandle, Jobs, Wanted};
 use crate::limits::{LIST_ROWS_MAX, TABLE_INFOS_MAX};
-use crate::{imports, queries, refs, runs, tables, version};
+use crate::{history, imports, queries, refs, runs, tables, version};
 
 /// Everything the daemon has at hand, shared by all connections.
 pub struct Service {
@@ -142,6 +142,11 @@ impl Service {
         Ok(self.worker.get_or_init(|| worker))
     }
 
+    /// How functions are confined, as the configuration says now.
+    pub(crate) fn sandbox(&self) -> Result<forebay_worker::SandboxSettings, api::Error> {
+        Ok(crate::config::Config::load(&self.home)?.sandbox())
+    }
+
     /// What a metadata file says. Kept, since metadata files never change.
     pub(crate) fn table_info(&self, metadata_location: &str) -> Result<Arc<TableInfo>, api::Error> {
         let known = self.tables.lock().unwrap_or_else(PoisonError::into_inner).get(metadata_location).cloned();
@@ -182,6 +187,7 @@ impl Session<'_> {
                 Answer::of(imports::import(self, &import)?)
             }
             Op::TableList { .. } | Op::TableGet { .. } | Op::TableDelete { .. } => tables::answer(self, op),
+            Op::CommitList { .. } | Op::CommitRevert { .. } | Op::TableRevert { .. } | Op::Gc { .. } => history::answer(self, op),
             Op::NamespaceList { .. } | Op::NamespaceCreate { .. } | Op::NamespaceDelete { .. } => {
                 tables::answer_namespace(self, op)
             }
@@ -205,7 +211,7 @@ impl Session<'_> {
     /// A branch that can be written to, by name. A missing one is told how to create.
     pub(crate) fn branch(&self, name: &str) -> Result<(BranchName, forebay_catalog::Ref), api::Error> {
         match name.parse::<RefSpec>().map_err(Error::from)? {
-            RefSpec::Commit { .. } => Err(Error::NotABranch { at: name.to_owned() }.into()),
+            RefSpec::Commit { .. } | RefSpec::Relative { .. } => Err(Error::NotABranch { at: name.to_owned() }.into()),
             spec @ RefSpec::Name(_) => match self.catalog().resolve(&spec) {
                 Ok(found) if found.kind == forebay_catalog::RefKind::Branch => Ok((name.parse().map_err(Error::from)?, found)),
                 Ok(_) => Err(Error::NotABranch { at: name.to_owned() }.into()),

@@ -183,7 +183,15 @@ fn tables() {
     assert_eq!(daemon.code(json!({ "op": "table.delete", "name": "numbers", "branch": "main" })), "CTL0019");
     daemon.ask(json!({ "op": "table.delete", "name": "numbers", "branch": "main", "if_exists": true }));
     let diff = daemon.ask(json!({ "op": "branch.diff", "a": "before", "b": "main" }));
-    assert_eq!(diff, json!({ "added": [], "removed": ["default.numbers"], "changed": [] }));
+    assert_eq!((&diff["added"], &diff["removed"], &diff["changed"]), (&json!([]), &json!(["default.numbers"]), &json!([])));
+    let [table] = diff["tables"].as_array().unwrap().as_slice() else { panic!("{diff}") };
+    assert_eq!((&table["change"], &table["before"]["records"], &table["after"]), (&json!("removed"), &json!(0), &json!(null)));
+    assert_eq!(table["columns"].as_array().unwrap().len(), 2);
+    let names = daemon.ask(json!({ "op": "branch.diff", "a": "before", "b": "main", "names_only": true }));
+    assert_eq!((&names["removed"], &names["tables"]), (&json!(["default.numbers"]), &json!([])));
+    assert_eq!(daemon.code(json!({ "op": "branch.merge", "source": "main", "into": "main" })), "CTL0027");
+    assert_eq!(daemon.code(json!({ "op": "commit.list", "ref": "main", "since": "soon" })), "CTL0023");
+    assert_eq!(daemon.code(json!({ "op": "commit.revert", "branch": "main" })), "CTL0009");
 }
 
 #[test]
@@ -307,7 +315,8 @@ fn a_killed_run_leaves_nothing_to_merge() {
     assert_eq!(killed.main(), before);
     let left = killed.catalog.resolve(&forebay_types::RefSpec::Name(killed.branch())).unwrap();
     assert_eq!(left.failed_job.as_deref(), Some(killed.id.as_str()));
-    let merge = killed.catalog.merge(&left.hash, &"main".parse().unwrap(), &CommitInfo::default());
+    let merge =
+        killed.catalog.merge(&left.hash, &"main".parse().unwrap(), &CommitInfo::default(), forebay_catalog::FastForward::Allowed);
     assert!(matches!(merge, Err(forebay_catalog::Error::Tainted { .. })));
     assert!(killed.root.path().exists());
 }
@@ -316,7 +325,10 @@ fn a_killed_run_leaves_nothing_to_merge() {
 fn a_run_that_was_merged_has_succeeded() {
     let killed = Killed::new();
     let commit = killed.commit();
-    killed.catalog.merge(&commit, &"main".parse().unwrap(), &CommitInfo::default()).unwrap();
+    killed
+        .catalog
+        .merge(&commit, &"main".parse().unwrap(), &CommitInfo::default(), forebay_catalog::FastForward::Allowed)
+        .unwrap();
     let service = killed.restart();
     let job = service.jobs.get(&killed.id).unwrap();
     assert_eq!((job.status.as_str(), job.error), ("SUCCESS", None));

@@ -7,11 +7,12 @@ use arrow::compute::concat_batches;
 use arrow::datatypes::SchemaRef;
 
 use crate::error::{Error, Result};
+use crate::strings;
 
 /// Rows of a joined batch, at most.
 const ROWS_MAX: usize = 128 * 1024;
 /// Batches with so many rows are left alone.
-const ROWS_ENOUGH: usize = 16 * 1024;
+const ROWS_ENOUGH: usize = 64 * 1024;
 /// Bytes of a joined batch, at most. Arrow's strings hold at most 2 GiB per batch.
 const BYTES_MAX: usize = 128 * 1024 * 1024;
 
@@ -50,7 +51,7 @@ fn flush(schema: &SchemaRef, run: &mut Vec<RecordBatch>, joined: &mut Vec<Record
     } else {
         concat_batches(schema, run.iter())
     };
-    joined.push(batch.map_err(Error::internal("join rows"))?);
+    joined.push(batch.and_then(strings::tidy).map_err(Error::internal("join rows"))?);
     run.clear();
     Ok(())
 }

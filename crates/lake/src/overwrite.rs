@@ -86,16 +86,17 @@ async fn rows_left(
     filter: &str,
     clean: &SchemaRef,
 ) -> Result<Option<Vec<RecordBatch>>> {
-    let plan = |filter: Option<Filter>| Plan {
+    let plan = Plan {
         table: base.clone(),
         schema: Arc::clone(base.metadata.current_schema()),
         clean: Arc::clone(clean),
+        delivered: Arc::clone(clean),
         output: (0..clean.fields().len()).collect(),
-        filter,
+        filter: Some(Filter::parse(filter, clean)?),
+        rows_filter: Some(Filter::parse(filter, clean)?),
         keep: Keep::NotMatching,
     };
-    let one = || LiveFiles { data: vec![file.clone()], deletes: deletes.to_vec() };
-    let left = read_blocking(plan(Some(Filter::parse(filter, clean)?)), one()).await?;
+    let left = read_blocking(plan, LiveFiles { data: vec![file.clone()], deletes: deletes.to_vec() }).await?;
     let rows: usize = left.batches.iter().map(RecordBatch::num_rows).sum();
     let all = u64::try_from(rows).is_ok_and(|rows| rows == file.file.record_count());
     Ok((!all).then_some(left.batches))

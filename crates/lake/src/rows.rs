@@ -11,7 +11,7 @@ use crate::commit::Staged;
 use crate::conform::conform;
 use crate::error::{Error, Result};
 use crate::scan::parallel;
-use crate::{files, partition, schema, storage};
+use crate::{files, partition, schema, storage, strings};
 
 /// Rows to store.
 pub(crate) struct Rows {
@@ -30,7 +30,8 @@ pub(crate) async fn store(staged: &Staged, rows: Vec<Rows>) -> Result<Vec<DataFi
     let work = move || {
         let stored = stored_schema(&schema)?;
         let mut groups = Vec::new();
-        for rows in rows {
+        for Rows { schema: given, batches } in rows {
+            let rows = Rows { schema: given, batches: batches.into_iter().flat_map(strings::within_offsets).collect() };
             let batches = parallel(&rows.batches, &|batch| to_stored(batch, &rows.schema, &clean, &stored))?;
             groups.extend(partition::split(batches, &schema, &spec)?);
         }

@@ -28,7 +28,7 @@ use crate::files::on_threads;
 use crate::predicate::{Filter, Keep, RowFilter};
 use crate::statistics::{self, FileColumn};
 use crate::table::{LiveFile, LiveFiles, Table};
-use crate::{join, storage};
+use crate::{join, storage, strings};
 
 /// Rows of a batch, at most.
 const BATCH_ROWS_MAX: usize = 128 * 1024;
@@ -46,12 +46,17 @@ pub struct ScanRequest {
     pub columns: Option<Vec<String>>,
     /// A SQL boolean expression over all columns of the table.
     pub filter: Option<String>,
+    /// Columns of strings to return as [`dictionary_type`](forebay_plan::dictionary_type), each batch with a dictionary that no
+    /// other batch needs to share.
+    pub dictionary: Vec<String>,
+    /// Whether to return other strings and binaries as views, which point into the decoded pages.
+    pub views: bool,
 }
 
 /// The rows read.
 #[derive(Debug, Clone)]
 pub struct Scanned {
-    /// Types as in [`TableInfo::arrow_schema`](crate::TableInfo::arrow_schema).
+    /// Types as in [`TableInfo::arrow_schema`](crate::TableInfo::arrow_schema), but for dictionaries and views that were asked for.
     pub schema: SchemaRef,
     /// The rows; no batch is empty.
     pub batches: Vec<RecordBatch>,
@@ -86,12 +91,14 @@ pub async fn scan(request: ScanRequest) -> Result<Scanned> {
         Some(names) => names.iter().map(|name| column_index(&clean, name)).collect::<Result<Vec<_>>>()?,
         None => (0..clean.fields().len()).collect(),
     };
-    let filter = request.filter.as_deref().map(|text| Filter::parse(text, &clean)).transpose()?;
+    let delivered = strings::wanted(&clean, &request.dictionary, request.views);
+    let parse = |schema: &SchemaRef| request.filter.as_deref().map(|text| Filter::parse(text, schema)).transpose();
+    let (filter, rows_filter) = (parse(&clean)?, parse(&delivered)?);
     let live = match snapshot {
         Some(snapshot) => table.live_files(snapshot).await?,
         None => LiveFiles::default(),
     };
-    let plan = Plan { table, schema, clean, output, filter, keep: Keep::Matching };
+    let plan = Plan { table, schema, clean, delivered, output, filter, rows_filter, keep: Keep::Matching };
     read_blocking(plan, live).await
 }
 
@@ -109,9 +116,14 @@ pub(crate) struct Plan {
     pub schema: Arc<Schema>,
     /// Its Arrow form.
     pub clean: SchemaRef,
+    /// The same with the types of strings that are delivered.
+    pub delivered: SchemaRef,
     /// Columns to return, as indices.
     pub output: Vec<usize>,
+    /// The filter over `clean`, for statistics.
     pub filter: Option<Filter>,
+    /// The same filter over `delivered`, for rows.
+    pub rows_filter: Option<Filter>,
     /// With [`Keep::NotMatching`] nothing is skipped.
     pub keep: Keep,
 }
@@ -138,7 +150,7 @@ impl Plan {
             groups.extend(file.groups.iter().map(|group| (file, group)));
         }
         let batches = parallel(&groups, &|(file, group)| self.decode(file, group, &columns))?;
-        let schema = Arc::new(self.clean.project(&self.output).map_err(Error::internal("project the schema"))?);
+        let schema = Arc::new(self.delivered.project(&self.output).map_err(Error::internal("project the schema"))?);
         let batches = join::small(&schema, batches.into_iter().flatten().collect())?;
         Ok(Scanned { schema, batches, stats })
     }
@@ -158,8 +170,8 @@ impl Plan {
             read.extend(filter.columns());
         }
         let read: Vec<usize> = read.into_iter().collect();
-        let schema = Arc::new(self.clean.project(&read).map_err(Error::internal("project the schema"))?);
-        let filter = self.filter.as_ref().map(|filter| filter.on(&schema)).transpose()?;
+        let schema = Arc::new(self.delivered.project(&read).map_err(Error::internal("project the schema"))?);
+        let filter = self.rows_filter.as_ref().map(|filter| filter.on(&schema)).transpose()?;
         let position = |column: &usize| read.iter().position(|read| read == column).expect("output is in read");
         let output = self.output.iter().map(position).collect();
         Ok(ReadColumns { read, schema, filter, output })
@@ -193,6 +205,11 @@ impl Plan {
             }
             first_row += rows;
         }
+        let kinds = sources.iter().zip(columns.schema.fields());
+        let kinds: Vec<_> = kinds
+            .filter_map(|(source, field)| if let Source::Root(root) = source { Some((*root, field.data_type())) } else { None })
+            .collect();
+        let metadata = strings::retyped(metadata, &kinds).map_err(Error::data_file(&path))?;
         Ok(OpenFile { path, metadata, sources, roots, mask, groups, bytes })
     }
 
@@ -258,7 +275,7 @@ impl Plan {
                 batch = filter_record_batch(&batch, &mask).map_err(Error::internal("filter the rows"))?;
             }
             if batch.num_rows() > 0 {
-                batches.push(batch);
+                batches.push(strings::tidy(batch).map_err(Error::internal("tidy the rows"))?);
             }
         }
         Ok(batches)

@@ -222,7 +222,8 @@ fn note(kind: &DataType, stored: &NestedField, notes: &mut Notes) {
                 note(item.data_type(), &list.element_field, notes);
             }
         }
-        (DataType::Null, _) => {}
+        // How an engine lays out strings says nothing about the table: views are read as what they are stored as.
+        (DataType::Null | DataType::Utf8View | DataType::BinaryView, _) => {}
         (kind, Type::Primitive(primitive)) if *kind != read_as(primitive) => {
             notes.insert(stored.id, kind.to_string());
         }
@@ -265,7 +266,9 @@ fn clean_type(field: &NestedField, notes: &Notes) -> DataType {
     match field.field_type.as_ref() {
         Type::Primitive(kind) => noted
             .and_then(|text| text.parse::<DataType>().ok())
-            .filter(|noted| stored_as(noted).as_ref() == Some(kind))
+            .filter(|noted| {
+                stored_as(noted).as_ref() == Some(kind) && !matches!(noted, DataType::Utf8View | DataType::BinaryView)
+            })
             .unwrap_or_else(|| read_as(kind)),
         Type::Struct(kind) => DataType::Struct(kind.fields().iter().map(|field| clean_field(field, notes)).collect()),
         Type::List(list) => {

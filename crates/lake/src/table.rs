@@ -3,7 +3,7 @@
 //! Opening reads the metadata file only; live files come from the snapshot's manifests, read when asked for.
 //! Everything read is hostile until parsed: a damaged file is [`Error::Metadata`], never a panic.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
@@ -224,6 +224,11 @@ impl Table {
             }
         }
     }
+}
+
+/// Paths of all live files, data and deletes.
+pub(crate) fn live_paths(files: &LiveFiles) -> HashSet<String> {
+    files.data.iter().chain(&files.deletes).map(|live| live.file.file_path().to_owned()).collect()
 }
 
 /// Reads a manifest.

@@ -6,7 +6,9 @@ mod codes;
 mod imports;
 mod model;
 mod pruning;
+mod replay;
 mod row_deletes;
+mod strings;
 mod tables;
 mod types;
 

@@ -186,7 +186,7 @@ fn free_location(location: &str) -> Result<String> {
 }
 
 /// The table unchanged but for properties.
-fn kept(base: Table, properties: &[(String, String)]) -> Result<Staged> {
+pub(crate) fn kept(base: Table, properties: &[(String, String)]) -> Result<Staged> {
     let failed = |error| Error::internal::<iceberg::Error>("change the table metadata")(error);
     let builder = base.metadata.clone().into_builder(Some(base.location.clone()));
     let builder = builder.upgrade_format_version(FormatVersion::V2).map_err(failed)?;

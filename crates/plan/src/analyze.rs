@@ -434,7 +434,7 @@ mod tests {
     fn rows(query: &str, tables: &BTreeMap<String, RecordBatch>) -> Result<Vec<String>, DataFusionError> {
         let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
         runtime.block_on(async {
-            let context = datafusion::prelude::SessionContext::new_with_config(sql::session_config().with_target_partitions(1));
+            let context = sql::session_context(sql::session_config().with_target_partitions(1));
             for (name, batch) in tables {
                 sql::register(&context, name, Arc::new(MemTable::try_new(batch.schema(), vec![vec![batch.clone()]])?))?;
             }
@@ -460,7 +460,7 @@ mod tests {
             let mut out = BTreeMap::new();
             for (name, batch) in tables {
                 let need = needs.get(name).cloned().unwrap_or_default();
-                let context = sql::session_context();
+                let context = sql::session_context(sql::session_config());
                 let table = MemTable::try_new(batch.schema(), vec![vec![batch.clone()]]).expect("a table");
                 sql::register(&context, name, Arc::new(table)).expect("a new name");
                 let mut frame = context.table(TableReference::bare(name.as_str())).await.expect("registered");

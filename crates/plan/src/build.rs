@@ -1,7 +1,7 @@
 //! From the logical plan and the state of the lake to the physical plan.
 //!
-//! Scans are shared: inputs that read the same state of a table with the same filter get one scan of all columns any of them wants,
-//! and each edge projects. A filter on an in-DAG input is a SQL node of its own, shared likewise.
+//! Scans are shared: inputs that read the same state of a table with the same filter and the same dictionaries get one scan of all
+//! columns any of them wants, and each edge projects. A filter on an in-DAG input is a SQL node of its own, shared likewise.
 
 use std::collections::BTreeMap;
 
@@ -11,6 +11,7 @@ use forebay_types::{Location, Report, TableName};
 use crate::analyze::{self, Analysis, MissingColumn, Problem};
 use crate::errors;
 use crate::filters::{self, sql_name};
+use crate::layout;
 use crate::logical::{self, Filter, LogicalPlan, Select, Source};
 use crate::physical::{Input, Node, NodeId, PhysicalPlan, Python, Resources, Returns, Scan, Sql, Strategy, Work, Write};
 use crate::settings::Spanned;
@@ -35,6 +36,7 @@ pub fn physical(plan: &LogicalPlan, snapshot: &Snapshot) -> Result<PhysicalPlan,
     if !plan.dry_run {
         plan.nodes.iter().enumerate().for_each(|(index, node)| builder.write(index, node));
     }
+    layout::choose_views(&mut builder.nodes, plan.for_client);
     Ok(PhysicalPlan { project: plan.project.clone(), commit: snapshot.commit.clone(), nodes: builder.nodes })
 }
 
@@ -64,6 +66,8 @@ struct Demand {
     reference: Option<String>,
     columns: Option<Vec<String>>,
     filter: Option<String>,
+    /// Columns wanted as dictionaries, in the table's order if it is known.
+    dictionary: Vec<String>,
     /// The shape of the lake table, for sorting columns.
     schema: Option<SchemaRef>,
     at: Location,
@@ -87,12 +91,22 @@ impl<'a> Checker<'a> {
             demands.push(self.demand(input, &columns));
             sources.push((input.name.clone(), columns));
         }
+        if let logical::Work::Sql(select) = &node.work
+            && sources.len() == node.inputs.len()
+        {
+            self.header_dictionary(node, select, &mut demands, &mut sources);
+        }
         let declared = node.columns.as_ref().map(|columns| columns.iter().map(|column| column.value.clone()).collect());
         let output = match &node.work {
             logical::Work::Python(_) => declared.map_or(Columns::Unknown, Columns::Names),
             logical::Work::Sql(select) if sources.len() == node.inputs.len() => self.select(node, select, &sources, &mut demands),
             logical::Work::Sql(_) => Columns::Unknown,
         };
+        for demand in &mut demands {
+            if let Some(columns) = &demand.columns {
+                demand.dictionary.retain(|column| columns.contains(column));
+            }
+        }
         self.check_partition_columns(node, &output);
         self.outputs.push(output);
         demands
@@ -159,11 +173,102 @@ impl<'a> Checker<'a> {
             reference: input.reference.clone(),
             columns: input.columns.as_ref().map(|columns| columns.iter().map(|column| column.value.clone()).collect()),
             filter: input.filter.as_ref().map(|filter| filter.text.clone()),
+            dictionary: self.dictionary(input, columns),
             schema: match (&input.source, columns) {
                 (Source::Lake(_), Columns::Typed(schema)) => Some(schema.clone()),
                 _ => None,
             },
             at: input.at.clone(),
+        }
+    }
+
+    /// The columns an input wants as dictionaries, checked.
+    fn dictionary(&mut self, input: &logical::Input, columns: &Columns) -> Vec<String> {
+        let known = columns.names();
+        for column in &input.dictionary {
+            if let Some(known) = known.as_ref().filter(|known| !known.contains(&column.value.as_str())) {
+                self.unknown_column(&column.value, column.at.clone(), known, &input.written);
+            } else if input.columns.as_ref().is_some_and(|listed| !listed.iter().any(|listed| listed.value == column.value)) {
+                let report = errors::dictionary(column.at.clone(), &column.value, &input.written, "it is not read");
+                self.reports.push(report.with_hint("add it to `columns`, or leave it out of `dictionary`"));
+            } else if let Columns::Typed(schema) = columns {
+                self.check_text(column, schema, &input.written);
+            }
+        }
+        let mut wanted: Vec<String> = input.dictionary.iter().map(|column| column.value.clone()).collect();
+        if let Columns::Typed(schema) = columns {
+            wanted.sort_by_key(|column| schema.index_of(column).ok());
+        }
+        wanted
+    }
+
+    fn check_text(&mut self, column: &Spanned<String>, schema: &Schema, table: &str) {
+        if let Ok(field) = schema.field_with_name(&column.value)
+            && !layout::is_text(field.data_type())
+        {
+            let why = format!("it is of type {}, and dictionaries are for text", field.data_type());
+            self.reports.push(errors::dictionary(column.at.clone(), &column.value, table, &why));
+        }
+    }
+
+    /// The `dictionary` of a SQL file: names columns of the tables it reads, which then have another type for the query.
+    fn header_dictionary(
+        &mut self,
+        node: &logical::Node,
+        select: &Select,
+        demands: &mut [Demand],
+        sources: &mut [(String, Columns)],
+    ) {
+        for column in &select.dictionary {
+            let mut found = false;
+            for (demand, (name, source)) in demands.iter_mut().zip(sources.iter()) {
+                if source.names().is_some_and(|names| names.contains(&column.value.as_str())) {
+                    found = true;
+                    demand.dictionary.push(column.value.clone());
+                    if let Columns::Typed(schema) = source {
+                        self.check_text(column, schema, name);
+                    }
+                }
+            }
+            if !found {
+                self.header_dictionary_elsewhere(node, column, demands, sources);
+            }
+        }
+        for (demand, (_, source)) in demands.iter_mut().zip(sources) {
+            if let Columns::Typed(schema) = source
+                && !demand.dictionary.is_empty()
+            {
+                demand.dictionary.sort_by_key(|column| schema.index_of(column).ok());
+                *schema = layout::with_dictionary(schema, &demand.dictionary);
+            }
+        }
+    }
+
+    /// A column of no table whose columns are known: it is of the one table whose columns are not, or a mistake.
+    fn header_dictionary_elsewhere(
+        &mut self,
+        node: &logical::Node,
+        column: &Spanned<String>,
+        demands: &mut [Demand],
+        sources: &[(String, Columns)],
+    ) {
+        let unknown: Vec<usize> = (0..sources.len()).filter(|&index| sources[index].1.names().is_none()).collect();
+        let names: Vec<&str> = sources.iter().map(|(name, _)| name.as_str()).collect();
+        match unknown.as_slice() {
+            [] if sources.is_empty() => {
+                self.reports.push(errors::dictionary(column.at.clone(), &column.value, &node.name, "it reads no table"));
+            }
+            [] => {
+                let known: Vec<&str> = sources.iter().filter_map(|(_, source)| source.names()).flatten().collect();
+                self.unknown_column(&column.value, column.at.clone(), &known, &names.join("`, `"));
+            }
+            [one] => demands[*one].dictionary.push(column.value.clone()),
+            several => {
+                let names: Vec<&str> = several.iter().map(|&index| names[index]).collect();
+                let why = format!("it could be a column of `{}`", names.join("` or of `"));
+                let report = errors::dictionary(column.at.clone(), &column.value, &node.name, &why);
+                self.reports.push(report.with_hint("declare the columns of these models: `@forebay.model(columns=[…])`"));
+            }
         }
     }
 
@@ -329,6 +434,7 @@ struct SharedScan {
     table: TableName,
     reference: Option<String>,
     filter: Option<String>,
+    dictionary: Vec<String>,
     /// The union of what is wanted, in the table's order; `None`: all.
     columns: Option<Vec<String>>,
     /// Its node, once made.
@@ -337,7 +443,10 @@ struct SharedScan {
 
 impl SharedScan {
     fn serves(&self, table: &TableName, demand: &Demand) -> bool {
-        self.table == *table && self.reference == demand.reference && self.filter == demand.filter
+        self.table == *table
+            && self.reference == demand.reference
+            && self.filter == demand.filter
+            && self.dictionary == demand.dictionary
     }
 }
 
@@ -358,7 +467,8 @@ impl Builder<'_> {
             let Source::Lake(table) = &demand.source else { continue };
             let Some(scan) = self.scans.iter_mut().find(|scan| scan.serves(table, demand)) else {
                 let (reference, filter, columns) = (demand.reference.clone(), demand.filter.clone(), demand.columns.clone());
-                self.scans.push(SharedScan { table: table.clone(), reference, filter, columns, node: None });
+                let dictionary = demand.dictionary.clone();
+                self.scans.push(SharedScan { table: table.clone(), reference, filter, dictionary, columns, node: None });
                 continue;
             };
             scan.columns = match (scan.columns.take(), &demand.columns, &demand.schema) {
@@ -387,7 +497,7 @@ impl Builder<'_> {
     fn node(&mut self, node: &logical::Node, demands: &[Demand]) {
         let inputs: Vec<Input> = demands.iter().map(|demand| self.input(demand)).collect();
         let work = match &node.work {
-            logical::Work::Sql(select) => Work::Sql(Sql { query: select.text().to_owned() }),
+            logical::Work::Sql(select) => Work::Sql(Sql { query: select.text().to_owned(), views: false }),
             logical::Work::Python(function) => Work::Python(Python {
                 file: function.file.clone(),
                 function: function.function.clone(),
@@ -408,7 +518,9 @@ impl Builder<'_> {
             (Source::Node(parent), None) => (self.models[*parent], demand.columns.clone()),
             (Source::Node(parent), Some(filter)) => (self.filter(self.models[*parent], filter, demand), None),
         };
-        Input { producer, name: demand.name.clone(), columns }
+        // A scan reads what is wanted as dictionaries as such.
+        let dictionary = if let Source::Lake(_) = demand.source { Vec::new() } else { demand.dictionary.clone() };
+        Input { producer, name: demand.name.clone(), columns, dictionary }
     }
 
     /// The scan that serves a demand, and the columns the edge must pick from it.
@@ -425,6 +537,8 @@ impl Builder<'_> {
                     snapshot_id: state.snapshot_id,
                     columns: columns.clone(),
                     filter: demand.filter.clone(),
+                    dictionary: demand.dictionary.clone(),
+                    views: false,
                 };
                 let node = self.push(
                     format!("scan:{table}"),
@@ -451,9 +565,9 @@ impl Builder<'_> {
             |columns| columns.iter().map(|column| sql_name(column)).collect::<Vec<_>>().join(", "),
         );
         let query = format!("SELECT {columns} FROM \"input\" WHERE {filter}");
-        let inputs = vec![Input { producer: parent, name: "input".to_owned(), columns: None }];
+        let inputs = vec![Input { producer: parent, name: "input".to_owned(), columns: None, dictionary: Vec::new() }];
         let name = format!("filter:{}", self.nodes[parent].name);
-        let node = self.push(name, Work::Sql(Sql { query }), inputs, Resources::default(), Some(demand.at.clone()));
+        let node = self.push(name, Work::Sql(Sql { query, views: false }), inputs, Resources::default(), Some(demand.at.clone()));
         self.filters.insert(key, node);
         node
     }
@@ -468,7 +582,8 @@ impl Builder<'_> {
             base: base.map(|state| state.metadata_location.clone()),
             comment: node.comment.clone(),
         };
-        let inputs = vec![Input { producer: self.models[index], name: "table".to_owned(), columns: None }];
+        let (producer, name) = (self.models[index], "table".to_owned());
+        let inputs = vec![Input { producer, name, columns: None, dictionary: Vec::new() }];
         let at = Some(node.at.clone());
         self.push(format!("write:{}", self.plan.nodes[index].name), Work::Write(write), inputs, Resources::default(), at);
     }

@@ -23,7 +23,7 @@ const MODEL: &[&str] = &[
 ];
 const PYTHON: &[&str] = &["version", "pip"];
 const RESOURCES: &[&str] = &["cpus", "memory", "memory_swap", "timeout"];
-const INPUT: &[&str] = &["name", "columns", "filter", "ref"];
+const INPUT: &[&str] = &["name", "columns", "filter", "ref", "dictionary"];
 const PARAMETER: &[&str] = &["name"];
 
 /// Reads one decorator `forebay.<word>` into `into`.
@@ -74,7 +74,7 @@ pub(crate) fn model_input(
     arguments: Option<&Arguments>,
 ) -> Option<DeclaredInput> {
     let what = "forebay.Model";
-    let (mut table, mut input_columns, mut filter, mut reference) = (None, None, None, None);
+    let (mut table, mut input_columns, mut filter, mut reference, mut dictionary) = (None, None, None, None, Vec::new());
     let bound = bind(reader, what, arguments, INPUT);
     let named = bound.iter().any(|(name, _)| *name == "name");
     for (name, value) in bound {
@@ -83,6 +83,7 @@ pub(crate) fn model_input(
             "name" => table = string(reader, &what, value),
             "columns" => input_columns = columns(reader, &what, value),
             "filter" => filter = string(reader, &what, value),
+            "dictionary" => dictionary = names(reader, &what, value).unwrap_or_default(),
             _ => reference = string(reader, &what, value),
         }
     }
@@ -94,7 +95,7 @@ pub(crate) fn model_input(
         );
         reader.report(report);
     }
-    Some(DeclaredInput { name: argument.to_owned(), table: table?, reference, columns: input_columns, filter })
+    Some(DeclaredInput { name: argument.to_owned(), table: table?, reference, columns: input_columns, filter, dictionary })
 }
 
 /// `forebay.Parameter(…)`.
@@ -342,6 +343,20 @@ fn partition_fields(reader: &mut Reader<'_>, what: &str, value: &Expr) -> Option
 
 /// A list of columns; `None` and `['*']` mean all.
 fn columns(reader: &mut Reader<'_>, what: &str, value: &Expr) -> Option<Vec<Spanned<String>>> {
+    let columns = names(reader, what, value)?;
+    if columns.iter().any(|column| column.value == "*") {
+        return None;
+    }
+    if columns.is_empty() {
+        let why = "the list is empty: a table needs at least one column";
+        reader.report(errors::bad_value(reader.at(value.range()), what, why));
+        return None;
+    }
+    Some(columns)
+}
+
+/// A list of column names, each once; `None` without one.
+fn names(reader: &mut Reader<'_>, what: &str, value: &Expr) -> Option<Vec<Spanned<String>>> {
     let given = literal(reader, what, value)?;
     let wrong = |reader: &mut Reader<'_>, at: TextRange, why: String| {
         let report = errors::bad_value(reader.at(at), what, why);
@@ -364,13 +379,6 @@ fn columns(reader: &mut Reader<'_>, what: &str, value: &Expr) -> Option<Vec<Span
             Value::Str(name) => columns.push(Spanned { value: name, at: reader.at(item.range) }),
             other => wrong(reader, item.range, format!("column names are text, and this is {}", other.kind())),
         }
-    }
-    if columns.iter().any(|column| column.value == "*") {
-        return None;
-    }
-    if columns.is_empty() {
-        wrong(reader, given.range, "the list is empty: a table needs at least one column".to_owned());
-        return None;
     }
     Some(columns)
 }

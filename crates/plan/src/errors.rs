@@ -187,10 +187,14 @@ pub(crate) fn output_columns(at: Location, model: &str, why: &str) -> Report {
     request("PLN0028", at, format!("could not use the columns `{model}` returns: {why}"))
 }
 
+pub(crate) fn dictionary(at: Location, column: &str, of: &str, why: &str) -> Report {
+    request("PLN0029", at, format!("could not hand over the column `{column}` of `{of}` as a dictionary: {why}"))
+}
+
 /// All codes, for the test that each has a page and a case.
 #[cfg(test)]
 pub(crate) const CODES: &[&str] = &[
     "PLN0001", "PLN0002", "PLN0003", "PLN0004", "PLN0005", "PLN0006", "PLN0007", "PLN0008", "PLN0009", "PLN0010", "PLN0011",
     "PLN0012", "PLN0013", "PLN0014", "PLN0015", "PLN0016", "PLN0017", "PLN0018", "PLN0019", "PLN0020", "PLN0021", "PLN0022",
-    "PLN0023", "PLN0024", "PLN0025", "PLN0026", "PLN0027", "PLN0028",
+    "PLN0023", "PLN0024", "PLN0025", "PLN0026", "PLN0027", "PLN0028", "PLN0029",
 ];

@@ -16,10 +16,12 @@ mod build;
 #[cfg(test)]
 mod cases;
 mod decorators;
+mod dictionary_functions;
 mod document;
 mod environment;
 mod errors;
 mod filters;
+mod layout;
 mod literal;
 pub mod logical;
 mod order;
@@ -35,10 +37,12 @@ mod suggest;
 mod text;
 
 pub use build::physical;
+pub use dictionary_functions::tidy_dictionary;
+pub use layout::dictionary_type;
 pub use logical::{LogicalPlan, logical, query};
 pub use physical::PhysicalPlan;
 pub use project::{DEFAULT_NAMESPACE, OTHER_PROJECT_FILES, PROJECT_FILE, Parameter, ParameterKind, Project, project};
-pub use settings::Spanned;
+pub use settings::{Spanned, memory_bytes};
 
 use std::collections::BTreeMap;
 

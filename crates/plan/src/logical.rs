@@ -37,6 +37,8 @@ pub struct LogicalPlan {
     pub strict: bool,
     /// Nothing will be written.
     pub dry_run: bool,
+    /// The last node's table goes to the client, in layouts that every client reads.
+    pub for_client: bool,
     /// What was accepted but ignored, for people.
     pub warnings: Vec<String>,
 }
@@ -79,6 +81,8 @@ pub enum Work {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Select {
     pub(crate) query: Query,
+    /// Columns of the lake tables it reads that are wanted as dictionaries.
+    pub(crate) dictionary: Vec<Spanned<String>>,
 }
 
 impl Select {
@@ -121,6 +125,8 @@ pub struct Input {
     pub columns: Option<Vec<Spanned<String>>>,
     /// A filter, parameters filled in and bare dates read.
     pub filter: Option<Filter>,
+    /// Columns wanted as dictionaries.
+    pub dictionary: Vec<Spanned<String>>,
     /// Where it is written.
     pub at: Location,
 }
@@ -220,7 +226,7 @@ pub fn logical(sources: &Sources, options: &Options) -> Result<LogicalPlan, Vec<
     match (project, parameters, reports.is_empty()) {
         (Some(project), Some(parameters), true) => {
             let (strict, dry_run) = (options.strict, options.dry_run);
-            Ok(LogicalPlan { project: project.name, namespace, parameters, nodes, strict, dry_run, warnings })
+            Ok(LogicalPlan { project: project.name, namespace, parameters, nodes, strict, dry_run, for_client: false, warnings })
         }
         _ => Err(reports),
     }
@@ -238,6 +244,7 @@ pub fn query(sql: &str, default_namespace: &str, row_limit: Option<u64>) -> Resu
         reference: None,
         columns: None,
         filter: None,
+        dictionary: Vec::new(),
     });
     let declaration = Declaration {
         name: Spanned { value: "query".to_owned(), at: at.clone() },
@@ -262,6 +269,7 @@ pub fn query(sql: &str, default_namespace: &str, row_limit: Option<u64>) -> Resu
         nodes,
         strict: true,
         dry_run: true,
+        for_client: true,
         warnings: Vec::new(),
     })
 }
@@ -346,7 +354,7 @@ impl Builder<'_> {
         let mut resources = settings.resources;
         resources.timeout_seconds = resources.timeout_seconds.or(self.project.and_then(|project| project.timeout_seconds));
         let work = match declaration.body {
-            Body::Sql(body) => Work::Sql(Select { query: body.query }),
+            Body::Sql(body) => Work::Sql(Select { query: body.query, dictionary: settings.dictionary }),
             Body::Python(body) => {
                 let packages = self.project.map(|project| project.packages.clone()).unwrap_or_default();
                 let python = body.python.as_deref().unwrap_or(self.python);
@@ -420,6 +428,7 @@ impl Builder<'_> {
             reference: input.reference.as_ref().map(|reference| reference.value.clone()),
             columns: input.columns.clone(),
             filter,
+            dictionary: input.dictionary.clone(),
             at: input.table.at.clone(),
         })
     }

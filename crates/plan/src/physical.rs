@@ -18,6 +18,18 @@ pub struct PhysicalPlan {
     pub nodes: Vec<Node>,
 }
 
+impl PhysicalPlan {
+    /// Sets the limits of a whole run above those of its models: processors of every function, memory of every model.
+    pub fn limit(&mut self, cpus: Option<f64>, memory_bytes: Option<u64>) {
+        for node in &mut self.nodes {
+            node.resources.cpus = cpus.or(node.resources.cpus);
+            if matches!(node.work, Work::Python(_) | Work::Sql(_)) {
+                node.resources.memory_bytes = memory_bytes.or(node.resources.memory_bytes);
+            }
+        }
+    }
+}
+
 /// One function to execute, in a process of its own.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Node {
@@ -42,6 +54,8 @@ pub struct Input {
     pub name: String,
     /// Columns handed over, in this order (`None`: all). A projection costs no copy.
     pub columns: Option<Vec<String>>,
+    /// Columns of strings that are handed over as dictionaries: those that are none are encoded then.
+    pub dictionary: Vec<String>,
 }
 
 /// The kinds of function.
@@ -84,6 +98,10 @@ pub struct Scan {
     pub columns: Option<Vec<String>>,
     /// A SQL boolean expression over the table's columns (also ones not in `columns`), type-checked, parameters filled in.
     pub filter: Option<String>,
+    /// Columns of strings that are read as dictionaries, in the table's order.
+    pub dictionary: Vec<String>,
+    /// Whether strings leave as views.
+    pub views: bool,
 }
 
 /// One SELECT. Tables in it are the node's inputs, by name.
@@ -91,6 +109,8 @@ pub struct Scan {
 pub struct Sql {
     /// The statement, parameters filled in, DataFusion dialect.
     pub query: String,
+    /// Whether strings leave as views.
+    pub views: bool,
 }
 
 /// A call of a user's function.

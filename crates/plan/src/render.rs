@@ -89,6 +89,8 @@ fn logical_node(out: &mut String, plan: &LogicalPlan, node: &logical::Node) {
                 let names: Vec<&str> = columns.iter().map(|column| column.value.as_str()).collect();
                 let _ = write!(text, " [{}]", names.join(", "));
             }
+            let names: Vec<String> = input.dictionary.iter().map(|column| column.value.clone()).collect();
+            text.push_str(&dictionary(&names));
             if let Some(filter) = &input.filter {
                 let _ = write!(text, " where {}", filter.text);
             }
@@ -108,14 +110,16 @@ fn physical_node(out: &mut String, plan: &PhysicalPlan, id: usize, node: &crate:
         .iter()
         .map(|input| {
             let columns = input.columns.as_ref().map(|columns| format!(" [{}]", columns.join(", "))).unwrap_or_default();
-            format!("{} <- {} {}{columns}", input.name, input.producer, plan.nodes[input.producer].name)
+            let dictionary = dictionary(&input.dictionary);
+            format!("{} <- {} {}{columns}{dictionary}", input.name, input.producer, plan.nodes[input.producer].name)
         })
         .collect();
     match &node.work {
         Work::Scan(scan) => {
             let snapshot = scan.snapshot_id.map_or("no data".to_owned(), |id| format!("snapshot {id}"));
             let _ = write!(heading, "  {snapshot}");
-            details.push(format!("columns {}", scan.columns.as_ref().map_or("all".to_owned(), |columns| columns.join(", "))));
+            let columns = scan.columns.as_ref().map_or("all".to_owned(), |columns| columns.join(", "));
+            details.push(format!("columns {columns}{}", dictionary(&scan.dictionary)));
             details.extend(scan.filter.as_ref().map(|filter| format!("where {filter}")));
         }
         Work::Sql(sql) => details.push(format!("runs {}", sql.query.split_whitespace().collect::<Vec<_>>().join(" "))),
@@ -131,6 +135,11 @@ fn physical_node(out: &mut String, plan: &PhysicalPlan, id: usize, node: &crate:
     }
     details.extend(limits(&node.resources));
     branches(out, &heading, &details);
+}
+
+/// Columns that are dictionaries, if there are any.
+fn dictionary(columns: &[String]) -> String {
+    if columns.is_empty() { String::new() } else { format!(", dictionary {}", columns.join(", ")) }
 }
 
 fn place(at: &Location) -> String {
@@ -214,11 +223,15 @@ fn logical_node_json(plan: &LogicalPlan, node: &logical::Node) -> Value {
             json!({
                 "name": input.name, "source": kind, "table": table, "ref": input.reference, "columns": names(&input.columns),
                 "filter": input.filter.as_ref().map(|filter| &filter.text),
+                "dictionary": input.dictionary.iter().map(|column| &column.value).collect::<Vec<_>>(),
             })
         })
         .collect();
     let work = match &node.work {
-        logical::Work::Sql(select) => json!({"kind": "sql", "query": select.text()}),
+        logical::Work::Sql(select) => json!({
+            "kind": "sql", "query": select.text(),
+            "dictionary": select.dictionary.iter().map(|column| &column.value).collect::<Vec<_>>(),
+        }),
         logical::Work::Python(function) => json!({
             "kind": if function.returns == Returns::Truth { "expectation" } else { "python" },
             "function": function.function, "arguments": arguments_json(&function.arguments),
@@ -248,7 +261,11 @@ pub fn physical_json(plan: &PhysicalPlan) -> Value {
             let inputs: Vec<Value> = node
                 .inputs
                 .iter()
-                .map(|input| json!({"producer": input.producer, "name": input.name, "columns": input.columns}))
+                .map(|input| {
+                    json!({
+                        "producer": input.producer, "name": input.name, "columns": input.columns, "dictionary": input.dictionary,
+                    })
+                })
                 .collect();
             json!({
                 "id": id, "name": node.name, "kind": node.work.kind(), "work": work_json(&node.work), "inputs": inputs,
@@ -263,9 +280,9 @@ fn work_json(work: &Work) -> Value {
     match work {
         Work::Scan(scan) => json!({
             "table": scan.table.to_string(), "metadata_location": scan.metadata_location, "snapshot_id": scan.snapshot_id,
-            "columns": scan.columns, "filter": scan.filter,
+            "columns": scan.columns, "filter": scan.filter, "dictionary": scan.dictionary, "views": scan.views,
         }),
-        Work::Sql(sql) => json!({"query": sql.query}),
+        Work::Sql(sql) => json!({"query": sql.query, "views": sql.views}),
         Work::Python(python) => json!({
             "file": python.file, "function": python.function, "arguments": arguments_json(&python.arguments),
             "environment": environment_json(&python.environment), "columns": python.columns, "internet_access": python.internet_access,

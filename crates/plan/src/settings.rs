@@ -67,6 +67,8 @@ pub(crate) struct DeclaredInput {
     pub(crate) columns: Option<Vec<Spanned<String>>>,
     /// As written, parameters not filled in.
     pub(crate) filter: Option<Spanned<String>>,
+    /// Columns wanted as dictionaries.
+    pub(crate) dictionary: Vec<Spanned<String>>,
 }
 
 /// What decorators and headers set.
@@ -79,6 +81,8 @@ pub(crate) struct Settings {
     pub(crate) materialize: Option<Spanned<bool>>,
     /// As written, parameters not filled in.
     pub(crate) overwrite_filter: Option<Spanned<String>>,
+    /// Columns of the tables a SQL file reads that are wanted as dictionaries.
+    pub(crate) dictionary: Vec<Spanned<String>>,
     pub(crate) cache_off: bool,
     pub(crate) internet_access: bool,
     pub(crate) resources: Resources,
@@ -111,8 +115,9 @@ impl FromStr for StrategyWord {
     }
 }
 
-/// Bytes of `512M`, `1.5G`, `2GiB` (powers of 1024). A bare number counts mebibytes.
-pub(crate) fn memory_bytes(text: &str) -> Option<u64> {
+/// Bytes of `512M`, `1.5G`, `2GiB` (powers of 1024). A bare number counts mebibytes. `None`: it is no such text.
+#[must_use]
+pub fn memory_bytes(text: &str) -> Option<u64> {
     let text = text.trim();
     let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);

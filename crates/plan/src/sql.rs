@@ -14,14 +14,15 @@ use datafusion::catalog::TableProvider;
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::common::{DFSchema, DataFusionError, ScalarValue, SchemaError, TableReference};
 use datafusion::execution::context::ExecutionProps;
-use datafusion::execution::session_state::SessionState;
+use datafusion::execution::session_state::{SessionState, SessionStateBuilder};
 use datafusion::logical_expr::simplify::SimplifyContext;
-use datafusion::logical_expr::{Cast, Expr, ExprSchemable};
+use datafusion::logical_expr::{Cast, Expr, ExprSchemable, ScalarUDF};
 use datafusion::optimizer::simplify_expressions::ExprSimplifier;
 use datafusion::prelude::{SessionConfig, SessionContext};
 use datafusion::sql::planner::{PlannerContext, SqlToRel};
 
 use crate::analyze::{Provider, parser_options};
+use crate::dictionary_functions::{self, Planner};
 use crate::filters;
 use crate::suggest;
 
@@ -37,11 +38,28 @@ pub fn session_config() -> SessionConfig {
     config
 }
 
-/// A session with those settings and all functions, and no tables.
+/// A session with those settings, or ones made of them, and all functions, and no tables.
+///
+/// Functions of one string run on the values of a dictionary, where they are given one.
 #[must_use]
-pub fn session_context() -> SessionContext {
-    SessionContext::new_with_config(session_config())
+pub fn session_context(config: SessionConfig) -> SessionContext {
+    let mut builder = SessionStateBuilder::new().with_config(config).with_default_features();
+    if let Some(planners) = builder.expr_planners()
+        && let Some(planner) = Planner::of(&FUNCTIONS)
+    {
+        planners.insert(0, Arc::new(planner));
+    }
+    let context = SessionContext::new_with_state(builder.build());
+    for function in FUNCTIONS.iter() {
+        context.register_udf(ScalarUDF::clone(function));
+    }
+    context
 }
+
+static FUNCTIONS: LazyLock<Vec<Arc<ScalarUDF>>> = LazyLock::new(|| {
+    let plain = SessionStateBuilder::new().with_config(session_config()).with_default_features().build();
+    dictionary_functions::wrapped(&plain)
+});
 
 /// Makes `table` known to the session as input `name`.
 pub fn register(context: &SessionContext, name: &str, table: Arc<dyn TableProvider>) -> Result<(), DataFusionError> {
@@ -155,7 +173,7 @@ fn type_word(kind: &DataType) -> String {
     }
 }
 
-static STATE: LazyLock<SessionState> = LazyLock::new(|| session_context().state());
+static STATE: LazyLock<SessionState> = LazyLock::new(|| session_context(session_config()).state());
 
 /// A state of its own for one planning: alias numbers start anew, and no clock is read, so equal queries give equal plans.
 pub(crate) fn state() -> SessionState {

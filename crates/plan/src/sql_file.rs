@@ -26,9 +26,10 @@ use crate::settings::{
 use crate::suggest;
 use crate::text::{Edited, Text};
 
-const KEYS: [&str; 11] = [
+const KEYS: [&str; 12] = [
     "name",
     "columns",
+    "dictionary",
     "partitioned_by",
     "materialization_strategy",
     "materialize",
@@ -102,6 +103,7 @@ pub(crate) fn read(text: &Text<'_>, parameters: Option<&[(String, Literal)]>) ->
         reference: None,
         columns: None,
         filter: None,
+        dictionary: Vec::new(),
     });
     out.declaration =
         Some(Declaration { name, inputs: inputs.collect(), body: Body::Sql(SqlBody { query }), settings, comment, at });
@@ -385,6 +387,7 @@ fn set(settings: &mut Settings, key: &str, given: &Spanned<String>) -> Result<()
     match key {
         "name" => settings.name = Some(given.clone()),
         "columns" => settings.columns = columns(given),
+        "dictionary" => settings.dictionary = names(given),
         "partitioned_by" => {
             let fields = parse_partition_fields(text).map_err(Wrong::Value)?;
             settings.partitioned_by = Some(Spanned { value: fields, at: at.clone() });
@@ -410,10 +413,20 @@ fn set(settings: &mut Settings, key: &str, given: &Spanned<String>) -> Result<()
 
 /// `id, delay`, in brackets and quotes or not; `*` means all.
 fn columns(given: &Spanned<String>) -> Option<Vec<Spanned<String>>> {
-    let list = given.value.trim_start_matches('[').trim_end_matches(']');
-    let names = list.split(',').map(|name| name.trim().trim_matches(['"', '\''])).filter(|name| !name.is_empty());
-    let columns: Vec<_> = names.map(|name| Spanned { value: name.to_owned(), at: given.at.clone() }).collect();
+    let columns = names(given);
     (!columns.is_empty() && !columns.iter().any(|column| column.value == "*")).then_some(columns)
+}
+
+/// `id, delay`, in brackets and quotes or not, each once.
+fn names(given: &Spanned<String>) -> Vec<Spanned<String>> {
+    let list = given.value.trim_start_matches('[').trim_end_matches(']');
+    let mut names: Vec<Spanned<String>> = Vec::new();
+    for name in list.split(',').map(|name| name.trim().trim_matches(['"', '\''])).filter(|name| !name.is_empty()) {
+        if !names.iter().any(|known| known.value == name) {
+            names.push(Spanned { value: name.to_owned(), at: given.at.clone() });
+        }
+    }
+    names
 }
 
 fn truth(text: &str) -> Result<bool, Wrong> {

@@ -122,7 +122,7 @@ pub unsafe extern "C" fn mremap(
 ) -> *mut c_void {
     if ours(address, old_length.max(1)).is_some() {
         if flags & !libc::MREMAP_MAYMOVE != 0 {
-            return failed(libc::ENOMEM);
+            return remap_to(address as usize, old_length, new_length, flags, new_address as usize);
         }
         return match maps::remap(address as usize, old_length, new_length, flags & libc::MREMAP_MAYMOVE != 0) {
             Served::At(address) => address as *mut c_void,
@@ -136,6 +136,39 @@ pub unsafe extern "C" fn mremap(
     }
     // SAFETY: the caller's promise is passed on.
     unsafe { libc::syscall(libc::SYS_mremap, address, old_length, new_length, flags as c_long, new_address) as *mut c_void }
+}
+
+/// `mremap` of addresses of ours to an address that the caller names, or of which the old pages stay, as zeros.
+/// The bytes are copied: pages of the arena cannot leave it.
+fn remap_to(address: usize, old: size_t, new: size_t, flags: c_int, wanted: usize) -> *mut c_void {
+    let known = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED | libc::MREMAP_DONTUNMAP;
+    let (fixed, stays) = (flags & libc::MREMAP_FIXED != 0, flags & libc::MREMAP_DONTUNMAP != 0);
+    let whole = |bytes: size_t| bytes.checked_next_multiple_of(PAGE_BYTES).filter(|&bytes| bytes > 0);
+    let (Some(old), Some(new)) = (whole(old), whole(new)) else { return failed(libc::EINVAL) };
+    let (Some(old_end), Some(new_end)) = (address.checked_add(old), wanted.checked_add(new)) else { return failed(libc::EINVAL) };
+    let overlap = fixed && wanted < old_end && address < new_end;
+    let odd = address % PAGE_BYTES != 0 || fixed && wanted % PAGE_BYTES != 0 || stays && old != new;
+    if flags & !known != 0 || flags & libc::MREMAP_MAYMOVE == 0 || odd || overlap {
+        return failed(libc::EINVAL);
+    }
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | if fixed { libc::MAP_FIXED } else { 0 };
+    // SAFETY: the caller gives up what is at the address it names, as `MREMAP_FIXED` says; else the map is new.
+    unsafe {
+        let at = mmap(if fixed { wanted as *mut c_void } else { std::ptr::null_mut() }, new, ANYTHING, flags, -1, 0);
+        if at == libc::MAP_FAILED {
+            return at;
+        }
+        if !maps::move_pages(address..address + old.min(new), at as usize, new) {
+            munmap(at, new);
+            return failed(libc::EFAULT);
+        }
+        if stays {
+            madvise(address as *mut c_void, old, libc::MADV_DONTNEED);
+        } else {
+            munmap(address as *mut c_void, old);
+        }
+        at
+    }
 }
 
 /// # Safety

@@ -138,6 +138,6 @@ impl Frame {
     /// The table described by blob number `blob`, over the frame's segments, with plain strings instead of views.
     fn table(&self, blob: usize, segments: Vec<(u64, u64)>) -> PyResult<Table> {
         let message = self.blobs.get(blob).ok_or_else(|| PyIndexError::new_err("the frame has no such blob"))?;
-        self.inputs(segments)?.table(message, None, false)
+        self.inputs(segments)?.table(message, None, false, Vec::new())
     }
 }

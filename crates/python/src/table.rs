@@ -12,7 +12,7 @@ use arrow::ffi::FFI_ArrowSchema;
 use arrow::ffi_stream::FFI_ArrowArrayStream;
 use arrow::record_batch::{RecordBatch, RecordBatchIterator, RecordBatchOptions};
 use forebay_sipc::call::SegmentRef;
-use forebay_sipc::{Limits, Message};
+use forebay_sipc::{Limits, Message, encode_columns};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyCapsule;
@@ -47,15 +47,23 @@ impl Inputs {
     }
 
     /// The table that `message` describes, or some of its columns. With `views`, string views stay what they are; without,
-    /// they become plain strings, because few kernels of pyarrow take views (that copies them).
-    #[pyo3(signature = (message, columns=None, views=false))]
-    pub(crate) fn table(&self, message: &[u8], columns: Option<Vec<String>>, views: bool) -> PyResult<Table> {
+    /// they become plain strings, because few kernels of pyarrow take views (that copies them). Columns of `dictionary` become
+    /// dictionaries of strings, if they are none. Raises `Error` if one of the columns is not there, or cannot be a dictionary.
+    #[pyo3(signature = (message, columns=None, views=false, dictionary=Vec::new()))]
+    pub(crate) fn table(
+        &self,
+        message: &[u8],
+        columns: Option<Vec<String>>,
+        views: bool,
+        dictionary: Vec<String>,
+    ) -> PyResult<Table> {
         let mut message = Message::decode(message, &Limits::default()).map_err(raise_sipc)?;
         if let Some(columns) = columns {
             message = message.project(&columns).map_err(raise_sipc)?;
         }
         let table = self.inner.rebuild(&message).map_err(raise_shm)?;
-        let (schema, batches) = if views { (table.schema, table.batches) } else { plain(table.schema, table.batches)? };
+        let (schema, batches) = encode_columns(&table.schema, table.batches, &dictionary).map_err(raise_sipc)?;
+        let (schema, batches) = if views { (schema, batches) } else { plain(schema, batches)? };
         Ok(Table { schema, batches })
     }
 }

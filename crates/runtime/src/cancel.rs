@@ -1,13 +1,14 @@
-//! A one-way switch that ends a run: throwing it kills every process group that runs for it, at once.
+//! A one-way switch that ends a run: throwing it kills every process group and every function that runs for it, at once.
 //!
-//! A group is registered from its start until just before its leader is reaped, so that its number cannot have been
+//! A function is named by a descriptor, which means nothing else, ever. A group is registered from its start until just before its leader is reaped, so that its number cannot have been
 //! given to another process when it is killed. Whoever registers after the switch was thrown is killed on registration.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use forebay_sandbox::Killer;
 use rustix::process::{Pid, Signal, kill_process_group};
 
 type Hook = Box<dyn FnOnce() + Send>;
@@ -15,6 +16,8 @@ type Hook = Box<dyn FnOnce() + Send>;
 #[derive(Default)]
 struct State {
     groups: BTreeSet<u32>,
+    functions: BTreeMap<u64, Arc<Killer>>,
+    next: u64,
     hooks: Vec<Hook>,
 }
 
@@ -32,6 +35,7 @@ impl CancelToken {
             let mut state = self.lock();
             self.thrown.store(true, Ordering::SeqCst);
             state.groups.iter().copied().for_each(kill_group);
+            state.functions.values().for_each(|function| function.kill());
             std::mem::take(&mut state.hooks)
         };
         hooks.into_iter().for_each(|hook| hook());
@@ -69,6 +73,23 @@ impl CancelToken {
         self.lock().groups.remove(&group);
     }
 
+    /// Registers a function; gives its place, for [`CancelToken::release`].
+    pub(crate) fn guard(&self, function: &Arc<Killer>) -> u64 {
+        let mut state = self.lock();
+        state.next += 1;
+        let place = state.next;
+        state.functions.insert(place, Arc::clone(function));
+        if self.is_cancelled() {
+            function.kill();
+        }
+        place
+    }
+
+    /// Forgets a function.
+    pub(crate) fn release(&self, place: u64) {
+        self.lock().functions.remove(&place);
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -81,7 +102,7 @@ impl fmt::Debug for CancelToken {
 }
 
 /// Kills a process group whose leader has not been reaped. A group that has ended already is what was wanted.
-pub(crate) fn kill_group(group: u32) {
+fn kill_group(group: u32) {
     if let Some(pid) = i32::try_from(group).ok().and_then(Pid::from_raw) {
         let _ = kill_process_group(pid, Signal::KILL);
     }

@@ -24,6 +24,8 @@ pub enum Failure {
         node: String,
         /// Exit code.
         code: i32,
+        /// What it printed last.
+        last_lines: Vec<String>,
     },
     /// The process was killed.
     #[error("`{node}` was killed by signal {signal} ({})", signal_name(*.signal))]
@@ -34,6 +36,18 @@ pub enum Failure {
         signal: i32,
         /// Its memory limit, if it had one.
         memory_bytes: Option<u64>,
+        /// What it printed last.
+        last_lines: Vec<String>,
+    },
+    /// The kernel killed it because it used more memory than it may.
+    #[error("`{node}` used more memory than its limit of {}", size(.memory.limit_bytes))]
+    OutOfMemory {
+        /// The node.
+        node: String,
+        /// Limit and use.
+        memory: Memory,
+        /// What it printed last.
+        last_lines: Vec<String>,
     },
     /// It ran longer than it may.
     #[error("`{node}` ran longer than its limit of {} s", .limit.as_secs())]
@@ -42,6 +56,28 @@ pub enum Failure {
         node: String,
         /// Its limit.
         limit: Duration,
+        /// What it printed last.
+        last_lines: Vec<String>,
+    },
+    /// The host cannot give it the sandbox that is asked for.
+    #[error("could not run `{node}` in the strict sandbox")]
+    Strict {
+        /// The node.
+        node: String,
+        /// What is missing.
+        missing: Vec<String>,
+    },
+    /// Its sandbox could not be made.
+    #[error("could not make the sandbox of `{node}`")]
+    Sandbox {
+        /// The node.
+        node: String,
+        /// The layer.
+        layer: &'static str,
+        /// The step that failed.
+        step: String,
+        /// The cause.
+        source: io::Error,
     },
     /// The run was cancelled, by the user or because another function failed.
     #[error("`{node}` was cancelled")]
@@ -75,7 +111,43 @@ pub enum Failure {
     },
 }
 
+/// What a function may use of memory, and what it used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Memory {
+    /// Its limit, in bytes.
+    pub limit_bytes: u64,
+    /// The most it used at a time, in bytes, if that is known.
+    pub peak_bytes: Option<u64>,
+}
+
+impl Memory {
+    fn hint(&self) -> String {
+        let more = (self.limit_bytes >> 20).saturating_mul(2).max(1);
+        format!(
+            "read fewer columns or rows, or give it more: `@forebay.resources(memory=\"{more}MiB\")`, or `forebay run --memory {more}MiB`"
+        )
+    }
+}
+
 impl Failure {
+    /// A refused step of the sandbox.
+    pub(crate) fn sandbox(node: String, refusal: forebay_sandbox::Refusal) -> Self {
+        let layer = refusal.feature.map_or("the process", forebay_sandbox::Feature::name);
+        Self::Sandbox { node, layer, step: refusal.what, source: io::Error::from_raw_os_error(refusal.errno) }
+    }
+
+    /// With a word on memory, if a process of the function was killed for it.
+    pub(crate) fn beside(mut self, memory: Option<Memory>) -> Self {
+        if let (Self::Told { report, .. }, Some(memory)) = (&mut self, memory) {
+            let limit = size(memory.limit_bytes);
+            report.causes.push(format!(
+                "a process that it had started was killed: together they used more memory than the limit of {limit}"
+            ));
+            report.hint.get_or_insert_with(|| memory.hint());
+        }
+        self
+    }
+
     /// The user's traceback, if their code raised.
     #[must_use]
     pub fn traceback(&self) -> Option<&str> {
@@ -97,18 +169,38 @@ impl Coded for Failure {
         let message = self.to_string();
         match self {
             Self::Told { report, .. } => (**report).clone(),
-            Self::Exited { code, .. } => {
-                let report = Report::new("RUN0010", Fault::Request, message);
+            Self::Exited { code, last_lines, .. } => {
+                let report = printed(Report::new("RUN0010", Fault::Request, message), last_lines);
                 match code {
                     0 => report.with_hint("do not call `sys.exit()`, `exit()` or `os._exit()` in a function: return its result"),
                     _ => report.with_hint("look for `sys.exit()` or `os._exit()` in the function, and at its last printed lines"),
                 }
             }
-            Self::Killed { signal, memory_bytes, .. } => killed(message, *signal, *memory_bytes),
-            Self::TimedOut { limit, .. } => Report::new("RUN0012", Fault::Request, message).with_hint(format!(
-                "give it more time with `@forebay.resources(timeout={})`, or less to do",
-                limit.as_secs().saturating_mul(2).max(1)
-            )),
+            Self::Killed { signal, memory_bytes, last_lines, .. } => printed(killed(message, *signal, *memory_bytes), last_lines),
+            Self::OutOfMemory { memory, last_lines, .. } => {
+                let report = Report::new("RUN0031", Fault::Request, message);
+                let report = match memory.peak_bytes {
+                    Some(peak) => report.with_cause(format!("at most it used {} at a time", size(peak))),
+                    None => report,
+                };
+                printed(report, last_lines).with_hint(memory.hint())
+            }
+            Self::Strict { missing, .. } => {
+                let report = Report::new("RUN0030", Fault::Platform, message);
+                let report =
+                    missing.iter().fold(report, |report, missing| report.with_cause(format!("this host has no {missing}")));
+                report.with_hint(
+                    "`forebay doctor` says how to allow it; or set `mode = \"auto\"` in `[sandbox]` of the configuration",
+                )
+            }
+            Self::Sandbox { layer, step, source, .. } => Report::new("RUN0032", Fault::Platform, message)
+                .with_cause(format!("{layer}: could not {step}: {source}"))
+                .with_hint("run `forebay doctor`, which tries every layer; free memory and process ids if they have run out"),
+            Self::TimedOut { limit, last_lines, .. } => printed(Report::new("RUN0012", Fault::Request, message), last_lines)
+                .with_hint(format!(
+                    "give it more time with `@forebay.resources(timeout={})`, or less to do",
+                    limit.as_secs().saturating_mul(2).max(1)
+                )),
             Self::Cancelled { .. } => Report::new("RUN0013", Fault::Request, message),
             Self::Start { program, source, .. } => Report::new("RUN0014", Fault::Platform, message)
                 .with_cause(format!("`{}`: {source}", program.display()))
@@ -123,6 +215,20 @@ impl Coded for Failure {
                 "install the package again (`pip install .`), or name the folder that holds `forebay/` in FOREBAY_RUNTIME",
             ),
         }
+    }
+}
+
+/// With what the function printed last.
+fn printed(report: Report, last_lines: &[String]) -> Report {
+    if last_lines.is_empty() { report } else { report.with_cause(format!("it printed last: {}", last_lines.join(" ⏎ "))) }
+}
+
+/// `300 MiB`
+fn size(bytes: u64) -> String {
+    match bytes {
+        bytes if bytes >= 10 << 30 => format!("{} GiB", bytes >> 30),
+        bytes if bytes >= 1 << 20 => format!("{} MiB", bytes >> 20),
+        bytes => format!("{bytes} bytes"),
     }
 }
 
@@ -190,16 +296,35 @@ mod tests {
     fn every_ending_has_its_code_and_says_who() {
         let node = || "daily".to_owned();
         let cases = [
-            (Failure::Exited { node: node(), code: 3 }, "RUN0010", "`daily` exited with code 3 before returning"),
             (
-                Failure::Killed { node: node(), signal: 9, memory_bytes: Some(1 << 30) },
+                Failure::Exited { node: node(), code: 3, last_lines: vec![] },
+                "RUN0010",
+                "`daily` exited with code 3 before returning",
+            ),
+            (
+                Failure::Killed { node: node(), signal: 9, memory_bytes: Some(1 << 30), last_lines: vec![] },
                 "RUN0011",
                 "`daily` was killed by signal 9 (SIGKILL)",
             ),
             (
-                Failure::TimedOut { node: node(), limit: Duration::from_secs(2) },
+                Failure::TimedOut { node: node(), limit: Duration::from_secs(2), last_lines: vec![] },
                 "RUN0012",
                 "`daily` ran longer than its limit of 2 s",
+            ),
+            (
+                Failure::OutOfMemory {
+                    node: node(),
+                    memory: Memory { limit_bytes: 300 << 20, peak_bytes: None },
+                    last_lines: vec![],
+                },
+                "RUN0031",
+                "`daily` used more memory than its limit of 300 MiB",
+            ),
+            (Failure::Strict { node: node(), missing: vec![] }, "RUN0030", "could not run `daily` in the strict sandbox"),
+            (
+                Failure::Sandbox { node: node(), layer: "x", step: "y".into(), source: io::Error::other("no") },
+                "RUN0032",
+                "could not make the sandbox of `daily`",
             ),
             (Failure::Cancelled { node: node() }, "RUN0013", "`daily` was cancelled"),
             (
@@ -220,7 +345,7 @@ mod tests {
             assert_eq!(report(source).hint.as_deref(), Some(OPEN_FILES_HINT));
         }
         assert!(report(io::Error::other("no")).hint.unwrap().contains("ulimit -a"));
-        let report = Failure::Killed { node: node(), signal: 9, memory_bytes: Some(1 << 30) }.report();
+        let report = Failure::Killed { node: node(), signal: 9, memory_bytes: Some(1 << 30), last_lines: vec![] }.report();
         assert!(report.hint.unwrap().contains("1024 MiB"));
     }
 }

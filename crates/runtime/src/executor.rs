@@ -13,17 +13,17 @@ use forebay_lake::{Mode, ScanRequest, WriteRequest};
 use forebay_shm::arena::{self, Settings};
 use forebay_shm::{Channel, Frame, Inputs, die_with_parent, monotonic_ns};
 use forebay_sipc::call::{Call, CallInput, Preview, Reply, Times, Work};
-use forebay_sipc::{Excerpt, Limits, Message};
+use forebay_sipc::{Excerpt, Limits, Message, encode_columns};
 use forebay_types::{Coded, Fault, PartitionField, Report};
 
 use crate::import;
-use crate::sql::{self, Rows};
+use crate::sql::{self, Rows, Strings};
 
 /// Stack of a worker thread: deep expressions are walked recursively.
 const STACK_BYTES: usize = 8 << 20;
 
-/// Smallest blocks that are born in shared memory: the validity bitmap of a batch of 64 Ki rows.
-const ARENA_BLOCK_BYTES_MIN: usize = 8 << 10;
+/// Smallest blocks that are born in shared memory: the validity bitmap of a batch of 32 Ki rows, half of what SQL aims at.
+const ARENA_BLOCK_BYTES_MIN: usize = 4 << 10;
 
 /// Takes one call from descriptor 0, executes it, replies, and gives the exit code of the process.
 #[must_use]
@@ -95,19 +95,22 @@ impl Function<'_> {
     async fn run(&self) -> Result<Outcome, Told> {
         let inputs = Inputs::map(&self.call.segments, &self.frame.fds)?;
         match &self.call.work {
-            Work::Scan { metadata_location, snapshot_id, columns, filter } => {
+            Work::Scan { metadata_location, snapshot_id, columns, filter, dictionary, views } => {
                 let request = ScanRequest {
                     metadata_location: metadata_location.clone(),
                     snapshot_id: *snapshot_id,
                     columns: columns.clone(),
                     filter: filter.clone(),
+                    dictionary: dictionary.clone(),
+                    views: *views,
                 };
                 let scanned = forebay_lake::scan(request).await?;
                 self.table(Rows { schema: scanned.schema, batches: scanned.batches }, &inputs)
             }
-            Work::Sql { query } => {
+            Work::Sql { query, views } => {
                 let tables = self.tables(&inputs)?;
-                self.table(sql::run(query, tables, self.threads).await?, &inputs)
+                let strings = if *views { Strings::Views } else { Strings::Plain };
+                self.table(sql::run(query, tables, strings, self.threads).await?, &inputs)
             }
             Work::Write { .. } => self.write(&inputs).await,
             Work::Import { .. } => self.import().await,
@@ -115,7 +118,7 @@ impl Function<'_> {
         }
     }
 
-    /// The inputs, projected to the columns the call wants.
+    /// The inputs, with the columns the call wants, as dictionaries where it wants them.
     fn tables(&self, inputs: &Inputs) -> Result<Vec<(String, Rows)>, Told> {
         if self.call.inputs.len() != self.frame.blobs.len() {
             return Err(nonsense(&"inputs without messages").into());
@@ -127,7 +130,8 @@ impl Function<'_> {
                 None => message,
             };
             let table = inputs.rebuild(&message)?;
-            Ok((input.name.clone(), Rows { schema: table.schema, batches: table.batches }))
+            let (schema, batches) = encode_columns(&table.schema, table.batches, &input.dictionary)?;
+            Ok((input.name.clone(), Rows { schema, batches }))
         };
         let started = Instant::now();
         let tables = self.call.inputs.iter().zip(&self.frame.blobs).map(table).collect();

@@ -9,6 +9,7 @@
 //! Threads and `poll` on the supervisor's side; tokio only inside the executor.
 
 mod cancel;
+mod confine;
 mod error;
 mod exchange;
 pub mod executor;
@@ -20,7 +21,9 @@ mod python;
 mod sql;
 
 pub use cancel::CancelToken;
+pub use confine::{Access, Mode, Sandbox, Settings};
 pub use error::Failure;
+pub use forebay_sandbox::{Launcher, ROLE as LAUNCHER_ROLE, serve as launch};
 pub use forebay_shm::arena::{Allocator, gives_huge_pages};
 pub use forebay_shm::monotonic_ns;
 pub use lines::Stream;

@@ -17,5 +17,34 @@ pub const RUNTIME_BYTES_MAX: u64 = 512 * 1024 * 1024;
 /// Rows of a SQL input that are worth a partition (and a thread) of their own.
 pub const PARTITION_ROWS_MIN: usize = 64 * 1024;
 
+/// Rows of a batch that SQL makes, and that its inputs are cut into. Larger batches have larger buffers, which can be passed on
+/// where they are, and cost readers less each; smaller ones stay in the processor's caches.
+pub const BATCH_ROWS: usize = 64 * 1024;
+
+/// Bytes of a column in a batch that SQL aims at: plain strings hold at most 2 GiB.
+pub const BATCH_BYTES_TARGET: usize = 256 * 1024 * 1024;
+
+/// Average rows per batch below which a result is put together: readers pay per batch.
+pub const BATCH_ROWS_MIN: usize = 2048;
+
+/// A filter that leaves more than one row in so many of a batch passes strings on by reference; one that leaves fewer copies
+/// them together, because their buffers would keep as many times the memory.
+pub const FILTER_PART: usize = 16;
+
+/// Bytes a column of a result may keep in memory for each byte its views use; beyond that its strings are copied together.
+pub const KEPT_PER_USED_MAX: usize = 16;
+
 /// Bytes of rows of an import that are held in memory; more become a further snapshot of the same commit.
 pub const IMPORT_BYTES_MAX: usize = 1 << 30;
+
+/// Lines that a function printed last, to be told when it ends badly.
+pub const LAST_LINES_MAX: usize = 5;
+
+/// Characters of each.
+pub const LAST_LINE_CHARS_MAX: usize = 200;
+
+/// Of the machine's memory: what all functions together may use, in percent. The rest is the daemon's, and others'.
+pub const WORKER_MEMORY_PERCENT: u64 = 90;
+
+/// Of the machine's memory: what one function may use that declares nothing, in percent.
+pub const FUNCTION_MEMORY_PERCENT: u64 = 80;

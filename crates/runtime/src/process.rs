@@ -1,35 +1,36 @@
 //! One function process, from start to the last trace of it, seen from the supervisor.
 //!
 //! ```text
-//! spawn ─▶ (waits for its call; may have imported already) ─▶ call ─▶ reply ─▶ exit ─▶ killpg ─▶ reap ─▶ trim, seal ─▶ Answer
+//! spawn ─▶ (waits for its call; may have imported already) ─▶ call ─▶ reply ─▶ exit ─▶ sandbox gone ─▶ trim, seal ─▶ Answer
 //!                                                              │ exit, signal, time limit, cancel
-//!                                                              └─▶ killpg ─▶ reap ─▶ Failure
+//!                                                              └─▶ kill ─▶ sandbox gone ─▶ Failure
 //! ```
 //!
 //! Whoever calls [`FunctionProcess::call`] waits in one `poll` on both pipes, the reply and the exit; a second, short-lived
 //! thread does the blocking exchange on the channel, so that a child that stops in the middle of a frame cannot hold
-//! up its time limit. Invariants: the process group is killed before its leader is reaped, whatever happened, so
-//! nothing of it is left; a segment is trimmed and sealed after the exit of the only process that could write to it, or not
-//! published.
+//! up its time limit. Invariants: what a function has started ends with it, as its sandbox does, and that is waited for;
+//! a segment is trimmed and sealed after the exit of the only processes that could write to it, or not published.
 
+use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, PipeReader};
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
-use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::ExitStatus;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use forebay_sandbox::{Ending, Killer, Sandboxed};
 use forebay_sipc::call::{Call, Keep, Reply};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use rustix::process::{Pid, PidfdFlags, Resource, Rlimit, pidfd_open, prlimit};
 
-use crate::cancel::{CancelToken, kill_group};
-use crate::error::{Failure, told};
+use crate::cancel::CancelToken;
+use crate::confine::{Access, Confined, Refusal, Sandbox, Settings};
+use crate::error::{Failure, Memory, told};
 use crate::exchange::{Broken, Exchange, Line};
-use crate::limits::EXIT_GRACE;
+use crate::limits::{EXIT_GRACE, LAST_LINE_CHARS_MAX, LAST_LINES_MAX};
 use crate::lines::{Lines, Stream};
 
 /// Starts a Python function: `argv[1]` is the folder that holds the package `forebay`.
@@ -80,6 +81,12 @@ pub struct Launch<'a> {
     pub folder: &'a Path,
     /// Its bounds.
     pub limits: ProcessLimits,
+    /// Who starts it, confined.
+    pub sandbox: &'a Sandbox,
+    /// How much of the sandbox must be there.
+    pub settings: &'a Settings,
+    /// What it may use.
+    pub access: &'a Access,
 }
 
 /// What a function gave back. Its process is gone.
@@ -107,52 +114,57 @@ pub struct NewSegment {
 /// A process that was started and has not been called yet. Dropping it kills it.
 pub struct FunctionProcess {
     node: String,
+    program: PathBuf,
     limits: ProcessLimits,
-    child: Child,
-    /// Readable once the child has exited.
-    pidfd: OwnedFd,
+    confined: Confined,
+    function: Sandboxed,
+    killer: Arc<Killer>,
+    /// Its place in the token.
+    guarded: u64,
     line: Option<Line>,
     stdout: Lines<File>,
     stderr: Lines<File>,
+    last_lines: VecDeque<String>,
     cancel: CancelToken,
-    reaped: bool,
+    ended: bool,
 }
 
 impl FunctionProcess {
-    /// Starts the process. It ends with the calling thread, which must therefore stay until it has been reaped.
+    /// Starts the process. It ends with this process.
     pub fn spawn(launch: &Launch<'_>, cancel: &CancelToken) -> Result<Self, Failure> {
-        let mut command = command(launch);
-        let program = PathBuf::from(command.get_program());
-        let failed = |source: io::Error| Failure::Start { node: launch.node.to_owned(), program: program.clone(), source };
+        let node = || launch.node.to_owned();
+        let program = launch.program.path();
+        let failed = |source: io::Error| Failure::Start { node: node(), program: program.to_owned(), source };
         if cancel.is_cancelled() {
-            return Err(Failure::Cancelled { node: launch.node.to_owned() });
+            return Err(Failure::Cancelled { node: node() });
         }
+        let confined = launch.sandbox.confine(launch).map_err(|refusal| match refusal {
+            Refusal::Strict(missing) => Failure::Strict { node: node(), missing },
+            Refusal::System(error) => failed(error),
+        })?;
         let (line, theirs) = Line::pair().map_err(failed)?;
         let (stdout, child_stdout) = pipe().map_err(failed)?;
         let (stderr, child_stderr) = pipe().map_err(failed)?;
-        command.stdin(theirs).stdout(child_stdout).stderr(child_stderr).process_group(0);
-        let mut child = command.spawn().map_err(failed)?;
-        // The command holds our copies of the child's ends; while they are open, nothing here ever ends.
-        drop(command);
-        cancel.enter(child.id());
-        let pidfd = pidfd(&child).inspect_err(|_| {
-            kill_group(child.id());
-            cancel.leave(child.id());
-            // It was killed just now.
-            let _ = child.wait();
-        });
-        let pidfd = pidfd.map_err(failed)?;
-        limit_memory(&child, launch.limits.memory_bytes);
+        let standard = [theirs.as_fd(), child_stdout.as_fd(), child_stderr.as_fd()];
+        let function = launch.sandbox.launcher().start(&confined.order, standard).map_err(|error| match error {
+            forebay_sandbox::Error::Refused(refusal) if refusal.feature.is_some() => Failure::sandbox(node(), refusal),
+            error => failed(error.cause()),
+        })?;
+        let killer = Arc::new(function.killer().map_err(failed)?);
         Ok(Self {
-            node: launch.node.to_owned(),
+            node: node(),
+            program: program.to_owned(),
             limits: launch.limits,
-            child,
-            pidfd,
+            confined,
+            guarded: cancel.guard(&killer),
+            function,
+            killer,
             line: Some(line),
             stdout: Lines::new(stdout, Stream::Stdout),
             stderr: Lines::new(stderr, Stream::Stderr),
+            last_lines: VecDeque::new(),
             cancel: cancel.clone(),
-            reaped: false,
+            ended: false,
         })
     }
 
@@ -166,21 +178,30 @@ impl FunctionProcess {
     ) -> Result<Answer, Failure> {
         let line = self.line.take().expect("a process is called once");
         let exchange = Exchange::start(line, call, blobs, fds).map_err(|source| self.start_failure(source))?;
-        let ended = self.watch(&exchange, on_line);
-        let status = self.finish();
-        self.stdout.drain(on_line);
-        self.stderr.drain(on_line);
+        let mut last_lines = VecDeque::new();
+        let mut on_line = |stream, line: &str| {
+            remember(&mut last_lines, line);
+            on_line(stream, line);
+        };
+        let ended = self.watch(&exchange, &mut on_line);
+        let ending = self.finish();
+        self.stdout.drain(&mut on_line);
+        self.stderr.drain(&mut on_line);
+        self.last_lines = last_lines;
         let reply = exchange.finish();
-        let status = status.map_err(|source| self.start_failure(source))?;
         match (ended, reply) {
-            (Ended::TimedOut(limit), _) => Err(Failure::TimedOut { node: self.node.clone(), limit }),
+            (Ended::TimedOut(limit), _) => {
+                Err(Failure::TimedOut { node: self.node.clone(), limit, last_lines: Vec::from(self.last_lines.clone()) })
+            }
             (Ended::Failed(source), _) => Err(self.start_failure(source)),
             (Ended::Exited, Ok(Some(frame))) => self.answer(frame),
             (Ended::Exited, _) if self.cancel.is_cancelled() => Err(Failure::Cancelled { node: self.node.clone() }),
-            (Ended::Exited, Ok(None)) => Err(self.ending(status)),
+            (Ended::Exited, Ok(None)) => Err(self.failure(ending)),
             (Ended::Exited, Err(Broken::OutOfFiles(error))) => Err(self.start_failure(io::Error::other(error))),
-            (Ended::Exited, Err(Broken::Other(why))) if status.success() => Err(Failure::Answer { node: self.node.clone(), why }),
-            (Ended::Exited, Err(_)) => Err(self.ending(status)),
+            (Ended::Exited, Err(Broken::Other(why))) if matches!(ending, Some(Ending::Ended { status: 0, .. })) => {
+                Err(Failure::Answer { node: self.node.clone(), why })
+            }
+            (Ended::Exited, Err(_)) => Err(self.failure(ending)),
         }
     }
 
@@ -209,7 +230,7 @@ impl FunctionProcess {
             }
             match deadline {
                 Some((at, limit)) if Instant::now() >= at => {
-                    kill_group(self.child.id());
+                    self.killer.kill();
                     match limit {
                         Some(limit) => return Ended::TimedOut(limit),
                         None => deadline = None,
@@ -224,7 +245,7 @@ impl FunctionProcess {
         let timeout = until.map(|until| until.saturating_duration_since(Instant::now()));
         let timeout = timeout.map(|left| Timespec::try_from(left).unwrap_or(Timespec { tv_sec: 86_400, tv_nsec: 0 }));
         let sources = [
-            (true, self.pidfd.as_fd()),
+            (true, self.function.pidfd()),
             (self.stdout.open, self.stdout.pipe.as_fd()),
             (self.stderr.open, self.stderr.pipe.as_fd()),
             (for_reply, done),
@@ -244,21 +265,24 @@ impl FunctionProcess {
         Ok(Events { exited, stdout, stderr, replied })
     }
 
-    /// Kills what is left of the group and reaps its leader.
-    fn finish(&mut self) -> io::Result<ExitStatus> {
-        if !self.reaped {
-            kill_group(self.child.id());
-            self.cancel.leave(self.child.id());
-            self.reaped = true;
+    /// Waits until nothing is left of it, after killing what is still there.
+    fn finish(&mut self) -> Option<Ending> {
+        if !self.ended {
+            self.killer.kill();
+            self.cancel.release(self.guarded);
+            self.ended = true;
         }
-        self.child.wait()
+        let mut gone = [PollFd::from_borrowed_fd(self.function.pidfd(), PollFlags::IN)];
+        while let Err(Errno::INTR) = poll(&mut gone, None) {}
+        self.function.ending()
     }
 
     fn answer(&self, frame: forebay_shm::Frame) -> Result<Answer, Failure> {
         let wrong = |why: String| Failure::Answer { node: self.node.clone(), why };
         let reply: Reply = serde_json::from_slice(&frame.header).map_err(|error| wrong(error.to_string()))?;
         if let Reply::Failed { code, message, causes, hint, traceback, fault } = reply {
-            return Err(told(code, message, causes, hint, traceback, &fault));
+            let failure = told(code, message, causes, hint, traceback, &fault);
+            return Err(failure.beside(self.out_of_memory()));
         }
         let named = if let Reply::Table { segments, .. } = &reply { segments.as_slice() } else { &[] };
         let mut blobs = frame.blobs.into_iter();
@@ -276,22 +300,38 @@ impl FunctionProcess {
         Ok(Answer { reply, message, segments })
     }
 
-    fn ending(&self, status: ExitStatus) -> Failure {
-        match (status.signal(), status.code()) {
-            (Some(signal), _) => Failure::Killed { node: self.node.clone(), signal, memory_bytes: self.limits.memory_bytes },
-            (None, code) => Failure::Exited { node: self.node.clone(), code: code.unwrap_or_default() },
+    /// What it used, if the kernel has killed a process of it for its memory.
+    fn out_of_memory(&self) -> Option<Memory> {
+        let group = self.confined.group.as_ref().filter(|group| group.ran_out_of_memory())?;
+        Some(Memory { limit_bytes: self.confined.memory_bytes, peak_bytes: group.peak_bytes() })
+    }
+
+    fn failure(&self, ending: Option<Ending>) -> Failure {
+        let (node, last_lines) = (self.node.clone(), Vec::from(self.last_lines.clone()));
+        let status = match ending {
+            Some(Ending::Refused(refusal)) if refusal.feature.is_some() => return Failure::sandbox(node, refusal),
+            Some(Ending::Refused(refusal)) => {
+                return self.start_failure(io::Error::from_raw_os_error(refusal.errno));
+            }
+            Some(Ending::Ended { status, .. }) => ExitStatus::from_raw(status),
+            // Its first process was killed, from outside or for memory.
+            None => ExitStatus::from_raw(9),
+        };
+        match (status.signal(), status.code(), self.out_of_memory()) {
+            (Some(9), _, Some(memory)) => Failure::OutOfMemory { node, memory, last_lines },
+            (Some(signal), ..) => Failure::Killed { node, signal, memory_bytes: self.limits.memory_bytes, last_lines },
+            (None, code, _) => Failure::Exited { node, code: code.unwrap_or_default(), last_lines },
         }
     }
 
     fn start_failure(&self, source: io::Error) -> Failure {
-        Failure::Start { node: self.node.clone(), program: PathBuf::from("(running)"), source }
+        Failure::Start { node: self.node.clone(), program: self.program.clone(), source }
     }
 }
 
 impl Drop for FunctionProcess {
     fn drop(&mut self) {
-        if !self.reaped {
-            // Nobody is left to tell; the kernel reaps what cannot be waited for.
+        if !self.ended {
             let _ = self.finish();
         }
     }
@@ -310,70 +350,67 @@ struct Events {
     replied: bool,
 }
 
-fn command(launch: &Launch<'_>) -> Command {
-    let mut command = match launch.program {
-        Program::System { binary } => {
-            let mut command = Command::new(binary);
-            command.arg("function");
-            command
-        }
-        Program::Python { python, runtime, warm } => {
-            let mut command = Command::new(python);
-            command.args(["-I", "-X", "utf8", "-c", BOOTSTRAP]).arg(runtime);
-            user_environment(&mut command, python);
-            // Its tables are born in shared memory; without the library they are copied there.
-            let arena = runtime.join(PRELOAD);
-            if arena.is_file() {
-                command.env("LD_PRELOAD", arena);
-                // Arrow's other allocators cut columns out of maps of a gigabyte, which get no huge pages.
-                command.env("ARROW_DEFAULT_MEMORY_POOL", "system");
-            }
-            if !warm.is_empty() {
-                command.env("FOREBAY_WARM", warm.join(","));
-            }
-            command
-        }
-    };
-    if let Some(bytes) = launch.limits.memory_bytes {
-        command.env("FOREBAY_ARENA_LIMIT", bytes.to_string());
-    }
-    if let Some(threads) = launch.limits.threads {
-        for variable in ["OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "POLARS_MAX_THREADS", "FOREBAY_THREADS"] {
-            command.env(variable, threads.to_string());
+impl Program {
+    /// What is executed.
+    fn path(&self) -> &Path {
+        match self {
+            Self::System { binary } => binary,
+            Self::Python { python, .. } => python,
         }
     }
-    command.current_dir(launch.folder);
-    command
+
+    /// The program, its arguments and its environment. User code gets nothing of our environment but the time zone: it may
+    /// hold secrets. `scratch` stands in for `/tmp`.
+    pub(crate) fn command(&self, scratch: Option<&Path>) -> (PathBuf, Vec<PathBuf>, Vec<(String, String)>) {
+        let variable = |name: &str, value: String| (name.to_owned(), value);
+        let zone = std::env::var("TZ").ok().map(|zone| variable("TZ", zone));
+        let Self::Python { python, runtime, warm } = self else {
+            let Self::System { binary } = self else { unreachable!("there are two kinds of program") };
+            let inherited = ["FOREBAY_LOG", "RUST_BACKTRACE"];
+            let inherited = inherited.iter().filter_map(|name| Some(variable(name, std::env::var(name).ok()?)));
+            return (binary.clone(), vec!["function".into()], inherited.chain(zone).collect());
+        };
+        let bin = python.parent().unwrap_or(Path::new("/usr/bin"));
+        let tmp = scratch.map_or_else(|| "/tmp".to_owned(), |scratch| scratch.display().to_string());
+        let home = if scratch.is_some() { tmp.clone() } else { format!("{tmp}/home") };
+        let mut environment = vec![
+            variable("PATH", format!("{}:/usr/local/bin:/usr/bin:/bin", bin.display())),
+            variable("HOME", home),
+            variable("TMPDIR", tmp),
+            variable("LANG", "C.UTF-8".into()),
+            variable("PYTHONUNBUFFERED", "1".into()),
+        ];
+        environment.extend(zone);
+        // Its tables are born in shared memory; without the library they are copied there.
+        let arena = runtime.join(PRELOAD);
+        if arena.is_file() {
+            environment.push(variable("LD_PRELOAD", arena.display().to_string()));
+            // Arrow's other allocators cut columns out of maps of a gigabyte, which get no huge pages.
+            environment.push(variable("ARROW_DEFAULT_MEMORY_POOL", "system".into()));
+        }
+        if !warm.is_empty() {
+            environment.push(variable("FOREBAY_WARM", warm.join(",")));
+        }
+        let arguments = ["-I", "-X", "utf8", "-c", BOOTSTRAP].iter().map(PathBuf::from).chain([runtime.clone()]);
+        (python.clone(), arguments.collect(), environment)
+    }
 }
 
-/// User code gets nothing of our environment but the time zone: it may hold secrets.
-fn user_environment(command: &mut Command, python: &Path) {
-    let bin = python.parent().unwrap_or(Path::new("/usr/bin"));
-    command.env_clear();
-    command.env("PATH", format!("{}:/usr/local/bin:/usr/bin:/bin", bin.display()));
-    command.env("HOME", "/tmp").env("LANG", "C.UTF-8").env("PYTHONUNBUFFERED", "1");
-    if let Some(zone) = std::env::var_os("TZ") {
-        command.env("TZ", zone);
+/// Keeps the last of what was printed.
+fn remember(last_lines: &mut VecDeque<String>, line: &str) {
+    if line.trim().is_empty() {
+        return;
     }
+    if last_lines.len() == LAST_LINES_MAX {
+        last_lines.pop_front();
+    }
+    last_lines.push_back(line.chars().take(LAST_LINE_CHARS_MAX).collect());
 }
 
 /// A pipe whose reading end does not block.
-fn pipe() -> io::Result<(File, Stdio)> {
+fn pipe() -> io::Result<(File, OwnedFd)> {
     let (reader, writer) = io::pipe()?;
     let reader: OwnedFd = PipeReader::into(reader);
     rustix::io::ioctl_fionbio(&reader, true)?;
     Ok((File::from(reader), writer.into()))
-}
-
-fn pidfd(child: &Child) -> io::Result<OwnedFd> {
-    let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw).ok_or(io::ErrorKind::InvalidData)?;
-    Ok(pidfd_open(pid, PidfdFlags::empty())?)
-}
-
-/// A limit on private memory. A process that has ended already needs none, so errors mean nothing.
-fn limit_memory(child: &Child, bytes: Option<u64>) {
-    let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
-    if let (Some(pid), Some(bytes)) = (pid, bytes) {
-        let _ = prlimit(Some(pid), Resource::Data, Rlimit { current: Some(bytes), maximum: Some(bytes) });
-    }
 }

@@ -3,25 +3,34 @@
 //! Order is kept where the query does not change it: an input is cut into contiguous runs of rows, one per thread,
 //! nothing redistributes them, and the results are put together in the same order. Small inputs run on one thread, so that
 //! small results are the same every time, down to the order of groups.
+//!
+//! # What is not copied
+//! Columns that are passed through unchanged stay the buffers of the input. With [`Strings::Views`], strings and binaries are
+//! views (see [`layout`]), and a filter, a sort or a join moves 16 bytes per row instead of the strings. DataFusion has one step
+//! that copies them nevertheless: where it gathers small batches into larger ones, it copies the strings of a batch together if
+//! they are less than half of what its buffers hold. It leaves batches alone that have more than half the rows it aims at, so
+//! - a filter aims low ([`Plan::filter_rows`]): only one that leaves few rows of a batch copies, and keeps little memory;
+//! - everything else aims high, at the rows inputs come in, which is what results should come in as well;
+//! - joins do not redistribute rows by hash, which would make small batches of every batch, and carry views as numbers ([`joins`]).
+
+mod joins;
+mod layout;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
-use arrow::compute::{cast, concat_batches};
-use arrow::datatypes::{DataType, Field, FieldRef, Fields, Schema, SchemaRef};
+use arrow::datatypes::SchemaRef;
 use datafusion::datasource::MemTable;
 use datafusion::error::DataFusionError;
+use datafusion::execution::TaskContext;
 use datafusion::execution::context::SQLOptions;
 use datafusion::physical_plan::collect_partitioned;
-use datafusion::prelude::SessionContext;
+use datafusion::prelude::SessionConfig;
 use forebay_plan::sql;
 use forebay_types::{Coded, Fault, Report};
 
-use crate::limits::PARTITION_ROWS_MIN;
-
-/// Average rows per batch below which a result is put together: readers pay per batch.
-const BATCH_ROWS_MIN: usize = 2048;
+use crate::limits::{BATCH_BYTES_TARGET, BATCH_ROWS, FILTER_PART, PARTITION_ROWS_MIN};
 
 /// A query that did not deliver.
 #[derive(Debug, thiserror::Error)]
@@ -57,6 +66,15 @@ impl From<DataFusionError> for Error {
     }
 }
 
+/// How strings leave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Strings {
+    /// As every reader knows them.
+    Plain,
+    /// As views, which share the bytes of the inputs.
+    Views,
+}
+
 /// A table in memory.
 #[derive(Debug, Clone)]
 pub struct Rows {
@@ -67,146 +85,120 @@ pub struct Rows {
 }
 
 /// Runs `query` over `inputs`, on at most `threads` threads.
-pub async fn run(query: &str, inputs: Vec<(String, Rows)>, threads: usize) -> Result<Rows, Error> {
-    let rows = |table: &Rows| table.batches.iter().map(RecordBatch::num_rows).sum::<usize>();
-    let largest = inputs.iter().map(|(_, table)| rows(table)).max().unwrap_or(0);
-    let partitions = (largest / PARTITION_ROWS_MIN).clamp(1, threads.max(1));
-    let mut config = sql::session_config().with_target_partitions(partitions).with_round_robin_repartition(false);
-    // Results go to Python of any age and to Parquet: plain strings suit all of them.
-    config.options_mut().sql_parser.map_string_types_to_utf8view = false;
-    let context = SessionContext::new_with_config(config);
+pub async fn run(query: &str, inputs: Vec<(String, Rows)>, strings: Strings, threads: usize) -> Result<Rows, Error> {
+    let plan = Plan::of(&inputs, threads);
+    let mut config = sql::session_config()
+        .with_target_partitions(plan.partitions)
+        .with_round_robin_repartition(false)
+        .with_batch_size(plan.filter_rows(strings));
+    if strings == Strings::Views {
+        config = config.with_repartition_joins(false);
+        config.options_mut().optimizer.hash_join_single_partition_threshold = usize::MAX;
+        config.options_mut().optimizer.hash_join_single_partition_threshold_rows = usize::MAX;
+    }
+    let context = sql::session_context(config.clone());
     for (name, table) in inputs {
-        let parts = cut(&table.batches, rows(&table), partitions);
-        sql::register(&context, &name, Arc::new(MemTable::try_new(table.schema, parts)?))?;
+        let parts = plan.cut(&table);
+        let (schema, parts) = match strings {
+            Strings::Plain => (table.schema, parts),
+            Strings::Views => layout::with_views(&table.schema, parts).map_err(DataFusionError::from)?,
+        };
+        sql::register(&context, &name, Arc::new(MemTable::try_new(schema, parts)?))?;
     }
     // A model is one SELECT: nothing in it may change anything.
     let only_select = SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false);
-    let plan = context.sql_with_options(query, only_select).await?.create_physical_plan().await?;
-    let schema = plan.schema();
+    let planned = context.sql_with_options(query, only_select).await?.create_physical_plan().await?;
+    let planned = if strings == Strings::Views { joins::by_reference(planned)? } else { planned };
+    let schema = planned.schema();
     let mut seen = BTreeSet::new();
     if let Some(twice) = schema.fields().iter().find(|field| !seen.insert(field.name().as_str())) {
         return Err(Error::DuplicateColumn(twice.name().clone()));
     }
-    let batches: Vec<RecordBatch> = collect_partitioned(plan, context.task_ctx()).await?.into_iter().flatten().collect();
-    Ok(plain(schema, batches)?)
+    let task = task(&context.task_ctx(), config.with_batch_size(plan.batch_rows));
+    let batches: Vec<RecordBatch> = collect_partitioned(planned, task).await?.into_iter().flatten().collect();
+    Ok(layout::result(schema, batches, strings).map_err(DataFusionError::from)?)
 }
 
-/// Contiguous parts of about the same number of rows, without copying.
-fn cut(batches: &[RecordBatch], rows: usize, parts: usize) -> Vec<Vec<RecordBatch>> {
-    let rows_per_part = rows.div_ceil(parts).max(1);
-    let mut cut = vec![Vec::new(); parts];
-    let mut row = 0;
-    for batch in batches {
-        let mut start = 0;
-        while start < batch.num_rows() {
-            let part = (row / rows_per_part).min(parts - 1);
-            let room = if part + 1 == parts { usize::MAX } else { (part + 1) * rows_per_part - row };
-            let length = room.min(batch.num_rows() - start);
-            cut[part].push(batch.slice(start, length));
-            start += length;
-            row += length;
+/// A context to execute in with other settings than those that were planned with: filters have their number of rows from the
+/// plan, everything else asks for it when it runs.
+fn task(planned: &TaskContext, config: SessionConfig) -> Arc<TaskContext> {
+    Arc::new(TaskContext::new(
+        planned.task_id(),
+        planned.session_id(),
+        config,
+        planned.scalar_functions().clone(),
+        planned.higher_order_functions().clone(),
+        planned.aggregate_functions().clone(),
+        planned.window_functions().clone(),
+        planned.runtime_env(),
+    ))
+}
+
+/// How a query is cut up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Plan {
+    /// Threads worth their while.
+    partitions: usize,
+    /// Rows of a batch.
+    batch_rows: usize,
+    /// Average rows of the batches the largest input is cut into.
+    input_rows: usize,
+}
+
+impl Plan {
+    fn of(inputs: &[(String, Rows)], threads: usize) -> Self {
+        let largest = inputs.iter().map(|(_, table)| table).max_by_key(|table| table.rows());
+        let rows = largest.map_or(0, Rows::rows);
+        // Plain strings of one batch have less than 2 GiB, so few long rows go into one.
+        let fitting = inputs.iter().map(|(_, table)| table.rows().saturating_mul(BATCH_BYTES_TARGET) / table.bytes().max(1));
+        let fitting = inputs.iter().zip(fitting).filter(|((_, table), _)| table.rows() > 0).map(|(_, rows)| rows).min();
+        let batch_rows = fitting.unwrap_or(BATCH_ROWS).clamp(1, BATCH_ROWS);
+        let pieces = largest.map_or(0, |table| table.batches.iter().map(|batch| batch.num_rows().div_ceil(batch_rows)).sum());
+        let partitions = (rows / PARTITION_ROWS_MIN).clamp(1, threads.max(1));
+        Self { partitions, batch_rows, input_rows: rows.div_ceil(usize::max(pieces, 1)).max(1) }
+    }
+
+    /// Rows a filter gathers: it passes a batch on as it is if more than half as many of its rows are left.
+    fn filter_rows(self, strings: Strings) -> usize {
+        match strings {
+            Strings::Plain => self.batch_rows,
+            Strings::Views => (2 * self.input_rows / FILTER_PART).clamp(2, self.batch_rows.max(2)),
         }
     }
-    cut
-}
 
-/// Plain strings and binaries instead of views, and fewer, larger batches where they are tiny.
-fn plain(schema: SchemaRef, batches: Vec<RecordBatch>) -> Result<Rows, DataFusionError> {
-    let target: SchemaRef = Arc::new(Schema::new_with_metadata(plain_fields(schema.fields()), schema.metadata().clone()));
-    let rows: usize = batches.iter().map(RecordBatch::num_rows).sum();
-    let mut batches: Vec<RecordBatch> = batches.into_iter().filter(|batch| batch.num_rows() > 0).collect();
-    if batches.len() > 1 && rows / batches.len() < BATCH_ROWS_MIN {
-        batches = vec![concat_batches(batches[0].schema_ref(), &batches)?];
+    /// Contiguous parts of about the same number of rows, in batches of at most `batch_rows`, none of them cut for the sake of the
+    /// parts: small batches would be gathered later on, which copies.
+    fn cut(self, table: &Rows) -> Vec<Vec<RecordBatch>> {
+        let rows = table.rows().max(1);
+        let mut cut = vec![Vec::new(); self.partitions];
+        let mut row = 0;
+        for piece in table.batches.iter().flat_map(|batch| self.even(batch)) {
+            let middle = row + piece.num_rows() / 2;
+            row += piece.num_rows();
+            cut[(middle * self.partitions / rows).min(self.partitions - 1)].push(piece);
+        }
+        cut
     }
-    if target == schema && batches.iter().all(|batch| batch.schema_ref() == &schema) {
-        return Ok(Rows { schema, batches });
+
+    /// A batch in pieces of the same size, so that none is small.
+    fn even(self, batch: &RecordBatch) -> impl Iterator<Item = RecordBatch> {
+        let rows = batch.num_rows();
+        let size = rows.div_ceil(rows.div_ceil(self.batch_rows).max(1)).max(1);
+        (0..rows).step_by(size).map(move |start| batch.slice(start, size.min(rows - start))).collect::<Vec<_>>().into_iter()
     }
-    let convert = |batch: RecordBatch| {
-        let columns = batch.columns().iter().zip(target.fields());
-        let columns = columns.map(|(column, field)| cast(column, field.data_type())).collect::<Result<Vec<_>, _>>()?;
-        RecordBatch::try_new(Arc::clone(&target), columns)
-    };
-    let batches = batches.into_iter().map(convert).collect::<Result<Vec<_>, _>>()?;
-    Ok(Rows { schema: target, batches })
 }
 
-fn plain_fields(fields: &Fields) -> Fields {
-    fields.iter().map(plain_field).collect()
-}
+impl Rows {
+    fn rows(&self) -> usize {
+        self.batches.iter().map(RecordBatch::num_rows).sum()
+    }
 
-fn plain_field(field: &FieldRef) -> FieldRef {
-    let data_type = match field.data_type() {
-        DataType::Utf8View => DataType::Utf8,
-        DataType::BinaryView => DataType::Binary,
-        DataType::List(item) => DataType::List(plain_field(item)),
-        DataType::LargeList(item) => DataType::LargeList(plain_field(item)),
-        DataType::FixedSizeList(item, length) => DataType::FixedSizeList(plain_field(item), *length),
-        DataType::Struct(fields) => DataType::Struct(plain_fields(fields)),
-        _ => return Arc::clone(field),
-    };
-    if data_type == *field.data_type() { Arc::clone(field) } else { Arc::new(Field::clone(field).with_data_type(data_type)) }
+    /// Bytes of the largest column.
+    fn bytes(&self) -> usize {
+        let column = |index: usize| self.batches.iter().map(|batch| layout::bytes(batch.column(index))).sum::<usize>();
+        (0..self.schema.fields().len()).map(column).max().unwrap_or(0)
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use arrow::array::{AsArray as _, Int64Array, StringArray, StringViewArray};
-    use arrow::datatypes::Int64Type;
-
-    use super::*;
-
-    fn numbers(batches: &[std::ops::Range<i64>]) -> Rows {
-        let schema =
-            Arc::new(Schema::new(vec![Field::new("n", DataType::Int64, true), Field::new("s", DataType::Utf8View, true)]));
-        let batch = |range: &std::ops::Range<i64>| {
-            let strings: StringViewArray = range.clone().map(|n| Some(format!("row number {n}"))).collect();
-            RecordBatch::try_new(
-                Arc::clone(&schema),
-                vec![Arc::new(Int64Array::from_iter_values(range.clone())), Arc::new(strings)],
-            )
-            .unwrap()
-        };
-        Rows { batches: batches.iter().map(batch).collect(), schema }
-    }
-
-    fn query(query: &str, inputs: Vec<(String, Rows)>) -> Result<Rows, Error> {
-        tokio::runtime::Builder::new_multi_thread().worker_threads(2).build().unwrap().block_on(run(query, inputs, 2))
-    }
-
-    #[test]
-    fn a_filter_keeps_the_order_on_several_threads() {
-        let input = numbers(&[0..100_000, 100_000..100_001, 100_001..300_000]);
-        let out = query("SELECT n FROM \"raw.t\" WHERE n % 3 = 0", vec![("raw.t".into(), input)]).unwrap();
-        let got: Vec<i64> = out.batches.iter().flat_map(|b| b.column(0).as_primitive::<Int64Type>().values().to_vec()).collect();
-        assert_eq!(got, (0..300_000).filter(|n| n % 3 == 0).collect::<Vec<_>>());
-    }
-
-    #[test]
-    fn parts_are_contiguous_and_complete() {
-        let input = numbers(&[0..10, 10..11, 11..40]);
-        let parts = cut(&input.batches, 40, 3);
-        assert_eq!(parts.iter().map(|p| p.iter().map(RecordBatch::num_rows).sum::<usize>()).collect::<Vec<_>>(), [14, 14, 12]);
-        assert_eq!(cut(&[], 0, 2), [vec![], vec![]]);
-    }
-
-    #[test]
-    fn strings_are_plain_and_empty_results_have_a_schema() {
-        let out = query("SELECT s, upper(s) AS t, 'x' AS c FROM t ORDER BY n DESC LIMIT 1", vec![("t".into(), numbers(&[0..3]))])
-            .unwrap();
-        assert!(out.schema.fields().iter().all(|f| f.data_type() == &DataType::Utf8), "{:?}", out.schema);
-        let strings: &StringArray = out.batches[0].column(1).as_string();
-        assert_eq!(strings.value(0), "ROW NUMBER 2");
-        let empty = query("SELECT s FROM t WHERE n > 9", vec![("t".into(), numbers(&[0..3]))]).unwrap();
-        assert_eq!((empty.schema.field(0).data_type(), empty.batches.len()), (&DataType::Utf8, 0));
-    }
-
-    #[test]
-    fn failures_are_told() {
-        let t = || vec![("t".to_owned(), numbers(&[0..3]))];
-        assert_eq!(query("SELECT a.n, b.n FROM t a JOIN t b ON a.n = b.n", t()).unwrap_err().report().code.0, "RUN0018");
-        let report = query("SELECT CAST(s AS INT) AS i FROM t", t()).unwrap_err().report();
-        assert_eq!(report.code.0, "RUN0017");
-        assert!(report.causes[0].contains("row number"), "{report}");
-        assert_eq!(query("SELECT 1/0 AS x", vec![]).unwrap_err().report().code.0, "RUN0017");
-        assert_eq!(query("CREATE TABLE x AS SELECT 1", vec![]).unwrap_err().report().code.0, "RUN0017");
-    }
-}
+mod tests;

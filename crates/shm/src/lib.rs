@@ -21,17 +21,21 @@ pub mod channel;
 mod error;
 mod inputs;
 mod mapping;
+mod numbers;
 mod output;
 mod process;
 mod segment;
 #[cfg(test)]
 mod tests;
+mod views;
 
 pub use channel::{Channel, Frame, Listener};
 pub use error::Error;
 pub use forebay_arena as arena;
 pub use inputs::Inputs;
 pub use mapping::Mapping;
+pub use numbers::{NUMBER, ViewNumbers};
 pub use output::{NewSegment, Written, write};
 pub use process::{die_with_parent, monotonic_ns};
 pub use segment::{SegmentWriter, is_sealed, seal, trim};
+pub use views::{as_views, view_type};

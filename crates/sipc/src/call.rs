@@ -49,6 +49,9 @@ pub struct CallInput {
     pub name: String,
     /// Columns handed over, in this order; `None`: all.
     pub columns: Option<Vec<String>>,
+    /// Columns of strings to hand over as dictionaries ([`encode_columns`](crate::encode_columns)).
+    #[serde(default)]
+    pub dictionary: Vec<String>,
 }
 
 /// Which rows a preview shows.
@@ -75,11 +78,20 @@ pub enum Work {
         columns: Option<Vec<String>>,
         /// SQL boolean expression.
         filter: Option<String>,
+        /// Columns of strings to read as dictionaries.
+        #[serde(default)]
+        dictionary: Vec<String>,
+        /// Whether strings leave as views.
+        #[serde(default)]
+        views: bool,
     },
     /// Run one SELECT over the inputs.
     Sql {
         /// The statement.
         query: String,
+        /// Whether strings leave as views.
+        #[serde(default)]
+        views: bool,
     },
     /// Call a user's function.
     Python {

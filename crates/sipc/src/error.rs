@@ -62,6 +62,14 @@ pub enum Error {
         /// What is there.
         columns: Vec<String>,
     },
+    /// A column that is wanted as a dictionary of strings holds none.
+    #[error("the column `{column}` is wanted as a dictionary of text, and it is {kind}")]
+    NotText {
+        /// Its name.
+        column: String,
+        /// Its type.
+        kind: DataType,
+    },
     /// The buffers do not form arrays of the declared types.
     #[error("the table's buffers do not form valid arrays: {0}")]
     Invalid(#[from] ArrowError),
@@ -101,6 +109,11 @@ impl Coded for Error {
             Self::Segment { .. } => platform("IPC0005", "could not open a table's memory"),
             Self::Column { name, .. } => {
                 Report::new("IPC0006", Fault::Request, format!("could not find the column `{name}`")).with_cause(self)
+            }
+            Self::NotText { column, .. } => {
+                Report::new("IPC0009", Fault::Request, format!("could not hand over the column `{column}` as a dictionary"))
+                    .with_cause(self)
+                    .with_hint("leave it out of `dictionary=`, or return it as text")
             }
             Self::Invalid(_) => Report::new("IPC0007", Fault::Request, "could not read a table").with_chain(self),
             Self::Place { .. } => platform("IPC0008", "could not write a table into shared memory"),

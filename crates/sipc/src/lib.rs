@@ -34,6 +34,7 @@
 pub mod call;
 mod decode;
 mod describe;
+mod dictionary;
 mod encode;
 mod error;
 pub mod limits;
@@ -46,6 +47,7 @@ mod schema;
 mod tests;
 
 pub use describe::{Home, Placement, Placer, describe};
+pub use dictionary::encode_columns;
 pub use error::Error;
 pub use limits::Limits;
 pub use message::Message;

@@ -569,7 +569,7 @@ fn calls_and_replies_are_json_as_documented() {
     let call = Call {
         node: "m".into(),
         segments: vec![SegmentRef { id: 1, length: 2 }],
-        inputs: vec![CallInput { name: "data".into(), columns: None }],
+        inputs: vec![CallInput { name: "data".into(), columns: None, dictionary: vec!["c".into()] }],
         work: Work::Python {
             project: "/p".into(),
             file: "models.py".into(),

@@ -1,4 +1,4 @@
-//! Names of tables, branches and commits, and the ref syntax `name`, `name@hash`, `@hash`.
+//! Names of tables, branches and commits.
 
 use std::fmt;
 use std::str::FromStr;
@@ -15,7 +15,7 @@ pub struct InvalidName {
     why: &'static str,
 }
 
-fn invalid(what: &'static str, name: &str, why: &'static str) -> InvalidName {
+pub(crate) fn invalid(what: &'static str, name: &str, why: &'static str) -> InvalidName {
     InvalidName { what, name: name.to_owned(), why }
 }
 
@@ -135,45 +135,6 @@ impl fmt::Display for CommitHash {
     }
 }
 
-/// What a user may write where a state of the lake is wanted. The hash may be a prefix of at least 4 digits.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum RefSpec {
-    /// `main`: the head of a branch, or a tag.
-    Name(BranchName),
-    /// `main@1a2b…` or `@1a2b…`: a commit, with the name it was seen under if given.
-    Commit {
-        /// The name before the `@`.
-        name: Option<BranchName>,
-        /// The hash or its prefix.
-        hash: String,
-    },
-}
-
-impl FromStr for RefSpec {
-    type Err = InvalidName;
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let Some((name, hash)) = text.split_once('@') else {
-            return Ok(Self::Name(text.parse()?));
-        };
-        let hex = |b: u8| matches!(b, b'0'..=b'9' | b'a'..=b'f');
-        if !(4..=64).contains(&hash.len()) || !hash.bytes().all(hex) {
-            return Err(invalid("ref", text, "after `@` comes a commit hash of 4 to 64 lower-case hex digits"));
-        }
-        let name = if name.is_empty() { None } else { Some(name.parse()?) };
-        Ok(Self::Commit { name, hash: hash.to_owned() })
-    }
-}
-
-impl fmt::Display for RefSpec {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Name(name) => write!(f, "{name}"),
-            Self::Commit { name: Some(name), hash } => write!(f, "{name}@{hash}"),
-            Self::Commit { name: None, hash } => write!(f, "@{hash}"),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -185,16 +146,6 @@ mod tests {
         assert_eq!(TableName::parse("größe", "main").unwrap().name(), "größe");
         for bad in ["", "a.b.c", "a b", "../x", "a/b", ".t", "x@y"] {
             assert!(TableName::parse(bad, "main").is_err(), "{bad}");
-        }
-    }
-
-    #[test]
-    fn refs_round_trip() {
-        for text in ["main", "ann.fix-3", "main@abcd", "@0123456789"] {
-            assert_eq!(text.parse::<RefSpec>().unwrap().to_string(), text);
-        }
-        for bad in ["", "a/b", "main@", "main@xyz1", "main@abc", "a@b@c"] {
-            assert!(bad.parse::<RefSpec>().is_err(), "{bad}");
         }
     }
 }

@@ -25,8 +25,10 @@ pub fn work(node: &Node, context: &Context<'_>) -> call::Work {
             snapshot_id: scan.snapshot_id,
             columns: scan.columns.clone(),
             filter: scan.filter.clone(),
+            dictionary: scan.dictionary.clone(),
+            views: scan.views,
         },
-        Work::Sql(sql) => call::Work::Sql { query: sql.query.clone() },
+        Work::Sql(sql) => call::Work::Sql { query: sql.query.clone(), views: sql.views },
         Work::Python(python) => python_work(python, context),
         Work::Write(write) => write_work(write, context),
     }
@@ -34,7 +36,12 @@ pub fn work(node: &Node, context: &Context<'_>) -> call::Work {
 
 /// Names and columns of a node's inputs, in the order of the messages.
 pub fn inputs(node: &Node) -> Vec<call::CallInput> {
-    node.inputs.iter().map(|input| call::CallInput { name: input.name.clone(), columns: input.columns.clone() }).collect()
+    let input = |input: &forebay_plan::physical::Input| call::CallInput {
+        name: input.name.clone(),
+        columns: input.columns.clone(),
+        dictionary: input.dictionary.clone(),
+    };
+    node.inputs.iter().map(input).collect()
 }
 
 fn python_work(python: &Python, context: &Context<'_>) -> call::Work {

@@ -10,6 +10,7 @@
 //! Invariants: when [`Worker::execute`] returns, no process of the run is left; a table is visible to a function only
 //! after its producer has exited and its segment is sealed; whether what was written may be committed is said by the status.
 
+mod access;
 mod call;
 mod event;
 mod gate;
@@ -18,21 +19,24 @@ mod store;
 #[cfg(test)]
 mod tests;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use forebay_envs::Environments;
 use forebay_plan::physical::{NodeId, PhysicalPlan};
-use forebay_runtime::{FunctionProcess, Launch, ProcessLimits, Program, PythonRuntime};
+use forebay_runtime::{FunctionProcess, Launch, Launcher, ProcessLimits, Program, PythonRuntime, Sandbox};
 use forebay_sipc::call::{Call, Preview, Reply};
 use forebay_types::{Coded, Fault, Report};
 
 pub use call::new_location;
 pub use event::{Imported, KeptTable, NodeError, NodeOutcome, NodeStatus, Outcome, RunStatus, WorkerEvent, WrittenTable};
 pub use forebay_envs::Environment;
-pub use forebay_runtime::{CancelToken, Stream};
+pub use forebay_runtime::{CancelToken, Mode as SandboxMode, Settings as SandboxSettings, Stream};
 
 use store::SegmentIds;
+
+/// The link names the program that runs, not the file that may have replaced it since.
+const THIS_PROGRAM: &str = "/proc/self/exe";
 
 /// How a worker works.
 #[derive(Debug, Clone)]
@@ -45,6 +49,8 @@ pub struct Options {
     pub memory_bytes_max: Option<u64>,
     /// The binary of system functions; `None`: this program, also when its file has been replaced since it was started.
     pub executor: Option<PathBuf>,
+    /// Starts functions from a fork of this process, not from a fresh one: for tests, whose program has no such role.
+    pub forked_launcher: bool,
     /// The uv binary; `None`: it is looked for.
     pub uv: Option<PathBuf>,
     /// Never touch the network for environments.
@@ -55,7 +61,15 @@ impl Options {
     /// Defaults, with this cache folder.
     #[must_use]
     pub fn new(cache_dir: impl Into<PathBuf>) -> Self {
-        Self { cache_dir: cache_dir.into(), parallelism: None, memory_bytes_max: None, executor: None, uv: None, offline: false }
+        Self {
+            cache_dir: cache_dir.into(),
+            parallelism: None,
+            memory_bytes_max: None,
+            executor: None,
+            forked_launcher: false,
+            uv: None,
+            offline: false,
+        }
     }
 }
 
@@ -76,6 +90,8 @@ pub struct Execution {
     pub preview: Option<Preview>,
     /// Nodes whose tables the caller wants.
     pub keep: Vec<NodeId>,
+    /// How functions are confined.
+    pub sandbox: SandboxSettings,
 }
 
 /// Files to append to a table.
@@ -93,6 +109,8 @@ pub struct Import {
     pub continue_on_error: bool,
     /// Table properties to set.
     pub properties: Vec<(String, String)>,
+    /// How its process is confined.
+    pub sandbox: SandboxSettings,
 }
 
 /// The worker could not be opened, or was given a plan it cannot run.
@@ -125,6 +143,7 @@ pub struct Worker {
     environments: Environments,
     runtime: PythonRuntime,
     segment_ids: SegmentIds,
+    sandbox: Sandbox,
 }
 
 impl Worker {
@@ -142,6 +161,11 @@ impl Worker {
             runtime: PythonRuntime::new(&options.cache_dir),
             segment_ids: SegmentIds::default(),
             environments,
+            sandbox: Sandbox::new(if options.forked_launcher {
+                Launcher::forked()
+            } else {
+                Launcher::new(Path::new(THIS_PROGRAM))
+            }),
             options,
         })
     }
@@ -175,7 +199,16 @@ impl Worker {
         };
         let program = self.system_program();
         let folder = self.options.cache_dir.clone();
-        let launch = Launch { node: &node, program: &program, folder: &folder, limits: ProcessLimits::default() };
+        let access = access::import(import);
+        let launch = Launch {
+            node: &node,
+            program: &program,
+            folder: &folder,
+            limits: ProcessLimits::default(),
+            sandbox: &self.sandbox,
+            settings: &import.sandbox,
+            access: &access,
+        };
         let answer = FunctionProcess::spawn(&launch, cancel).and_then(|process| {
             let mut on_line = |stream, line: &str| events(WorkerEvent::Log { node: node.clone(), stream, line: line.to_owned() });
             process.call(&call, Vec::new(), Vec::new(), &mut on_line)
@@ -187,8 +220,7 @@ impl Worker {
     }
 
     fn system_program(&self) -> Program {
-        // The link names the program that runs, not the file that may have replaced it since.
-        let binary = self.options.executor.clone().unwrap_or_else(|| PathBuf::from("/proc/self/exe"));
+        let binary = self.options.executor.clone().unwrap_or_else(|| PathBuf::from(THIS_PROGRAM));
         Program::System { binary }
     }
 }

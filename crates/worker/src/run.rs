@@ -20,7 +20,7 @@ use forebay_types::{Coded, Fault, Report};
 use crate::event::{KeptTable, NodeError, NodeOutcome, NodeStatus, Outcome, RunStatus, WorkerEvent, WrittenTable};
 use crate::gate::{self, Gate, Ready};
 use crate::store::{Segment, Table, distinct};
-use crate::{Error, Execution, Worker, call, process_limits};
+use crate::{Error, Execution, Worker, access, call, process_limits};
 
 /// Python processes that may wait for their inputs, per processor.
 const WARM_PER_PROCESSOR_MAX: usize = 2;
@@ -195,10 +195,20 @@ impl<'run> Run<'run> {
             _ => self.worker.system_program(),
         };
         let (jobs, inbox) = channel::<Job>();
-        let (execution, events, cancel, sender) = (self.execution, self.events, self.cancel, self.messages.clone());
+        let (worker, execution, events, cancel) = (self.worker, self.execution, self.events, self.cancel);
+        let sender = self.messages.clone();
         let work = move || {
             let limits = process_limits(&node.resources);
-            let launch = Launch { node: &node.name, program: &program, folder: &execution.project_dir, limits };
+            let access = access::node(node, execution);
+            let launch = Launch {
+                node: &node.name,
+                program: &program,
+                folder: &execution.project_dir,
+                limits,
+                sandbox: &worker.sandbox,
+                settings: &execution.sandbox,
+                access: &access,
+            };
             let process = FunctionProcess::spawn(&launch, cancel);
             // No job: the node is skipped, and dropping the process kills it.
             let Ok(job) = inbox.recv() else { return };

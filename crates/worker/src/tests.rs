@@ -13,19 +13,21 @@ use crate::store::{Segment, Table, distinct};
 use crate::*;
 
 fn node(name: &str, work: Work, producers: &[NodeId]) -> Node {
-    let input = |producer: &NodeId| Input { producer: *producer, name: "t".into(), columns: None };
+    let input = |producer: &NodeId| Input { producer: *producer, name: "t".into(), columns: None, dictionary: vec![] };
     Node { name: name.into(), work, inputs: producers.iter().map(input).collect(), resources: Resources::default(), at: None }
 }
 
 fn scan(name: &str) -> Node {
     let table = TableName::parse("t", "default").unwrap();
-    let scan = Scan { table, metadata_location: "/nowhere.json".into(), snapshot_id: None, columns: None, filter: None };
+    let (metadata_location, dictionary) = ("/nowhere.json".into(), vec![]);
+    let scan = Scan { table, metadata_location, snapshot_id: None, columns: None, filter: None, dictionary, views: false };
     node(name, Work::Scan(scan), &[])
 }
 
 fn run(executor: &str, nodes: Vec<Node>, cancel: &CancelToken) -> (Outcome, Vec<String>) {
     let folder = tempfile::tempdir().unwrap();
-    let options = Options { executor: Some(executor.into()), parallelism: Some(2), ..Options::new(folder.path()) };
+    let options =
+        Options { executor: Some(executor.into()), parallelism: Some(2), forked_launcher: true, ..Options::new(folder.path()) };
     let commit = "0".repeat(64).parse().unwrap();
     let execution = Execution {
         plan: PhysicalPlan { project: "p".into(), commit, nodes },
@@ -35,6 +37,7 @@ fn run(executor: &str, nodes: Vec<Node>, cancel: &CancelToken) -> (Outcome, Vec<
         strict: true,
         preview: None,
         keep: vec![],
+        sandbox: SandboxSettings::default(),
     };
     let seen = Mutex::new(Vec::new());
     let events = |event| {
@@ -52,7 +55,7 @@ fn code(outcome: &Outcome) -> &str {
 
 #[test]
 fn a_function_that_exits_ends_the_run_and_its_dependants_are_skipped() {
-    let sql = node("m", Work::Sql(Sql { query: "SELECT 1".into() }), &[0]);
+    let sql = node("m", Work::Sql(Sql { query: "SELECT 1".into(), views: false }), &[0]);
     let (outcome, seen) = run("/bin/false", vec![scan("scan:a"), sql], &CancelToken::default());
     assert_eq!((outcome.status, code(&outcome)), (RunStatus::Failed, "RUN0010"));
     assert_eq!(outcome.error.as_ref().unwrap().0.as_deref(), Some("scan:a"));
@@ -79,7 +82,7 @@ fn a_cancelled_run_says_so_and_starts_nothing() {
 #[test]
 fn an_empty_plan_succeeds_and_a_disordered_one_is_run0022() {
     assert_eq!(run("/bin/false", vec![], &CancelToken::default()).0.status, RunStatus::Success);
-    let sql = || Work::Sql(Sql { query: "SELECT 1".into() });
+    let sql = || Work::Sql(Sql { query: "SELECT 1".into(), views: false });
     let (outcome, seen) = run("/bin/false", vec![node("a", sql(), &[1]), node("b", sql(), &[])], &CancelToken::default());
     assert_eq!((outcome.status, code(&outcome)), (RunStatus::Failed, "RUN0022"));
     assert_eq!(seen, ["a skipped", "b skipped"]);
@@ -88,7 +91,7 @@ fn an_empty_plan_succeeds_and_a_disordered_one_is_run0022() {
 #[test]
 fn an_import_that_does_not_answer_is_an_error() {
     let folder = tempfile::tempdir().unwrap();
-    let options = Options { executor: Some("/bin/false".into()), ..Options::new(folder.path()) };
+    let options = Options { executor: Some("/bin/false".into()), forked_launcher: true, ..Options::new(folder.path()) };
     let import = Import {
         name: "t".into(),
         base: String::new(),
@@ -96,6 +99,7 @@ fn an_import_that_does_not_answer_is_an_error() {
         best_effort: false,
         continue_on_error: false,
         properties: vec![],
+        sandbox: SandboxSettings::default(),
     };
     let error = Worker::new(options).unwrap().import(&import, &|_| {}, &CancelToken::default()).unwrap_err();
     assert_eq!(error.report.code.0, "RUN0010");

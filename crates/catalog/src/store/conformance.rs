@@ -48,6 +48,11 @@ fn lists_are_sorted_and_shallow(store: &dyn Store) {
     assert_eq!(store.list("d").unwrap(), ["a", "b", "sub"]);
     assert_eq!(store.list("d/sub").unwrap(), ["c"]);
     assert!(store.list("nothing/here").unwrap().is_empty());
+    // What was deleted is not listed.
+    assert!(store.swap("d/a", Some(b""), None).unwrap());
+    assert_eq!(store.list("d").unwrap(), ["b", "sub"]);
+    let keys = ["d/b", "d/a", "d/none", "d/sub/c"].map(str::to_owned);
+    assert_eq!(store.read_all(&keys).unwrap(), [Some(vec![]), None, None, Some(vec![])]);
 }
 
 const WRITERS: u8 = 8;
@@ -96,6 +101,12 @@ fn counting_loses_nothing(store: &Arc<dyn Store>) {
 #[test]
 fn memory_conforms() {
     check(&(Arc::new(MemoryStore::default()) as Arc<dyn Store>));
+}
+
+#[test]
+fn bucket_conforms() {
+    let inner = Arc::new(object_store::memory::InMemory::new());
+    check(&(Arc::new(super::BucketStore::new(inner, "some/lake").unwrap()) as Arc<dyn Store>));
 }
 
 #[test]

@@ -10,7 +10,7 @@
 
 use super::{Store, StoreError};
 use crate::limits::OBJECT_BYTES_MAX;
-use rustix::fs::{CWD, FlockOperation, Mode, OFlags, RenameFlags};
+use rustix::fs::{AtFlags, CWD, FlockOperation, Mode, OFlags, RenameFlags, Timespec, Timestamps, UTIME_NOW};
 use rustix::io::Errno;
 use std::collections::HashSet;
 use std::fs::{self, File};
@@ -22,6 +22,9 @@ use std::sync::{Mutex, PoisonError};
 const TEMPORARY: &str = "tmp";
 const TEMPORARY_LOCK: &str = "tmp.lock";
 const SWAP_LOCK: &str = "refs.lock";
+
+/// The moment the file system takes for now.
+const NOW: Timespec = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
 
 /// A folder.
 #[derive(Debug)]
@@ -67,6 +70,7 @@ impl LocalStore {
             let between: Vec<&Path> = folder.ancestors().take_while(|ancestor| *ancestor != self.root).collect();
             for step in between.into_iter().rev() {
                 create_folder(step)?;
+                self::step();
                 sync_folder(step.parent().expect("below the root"))?;
             }
             self.durable.lock().unwrap_or_else(PoisonError::into_inner).insert(folder.to_path_buf());
@@ -78,10 +82,14 @@ impl LocalStore {
         let number = self.next_temporary.fetch_add(1, Ordering::Relaxed);
         let name = format!("{}-{:p}-{number}", std::process::id(), self);
         let path = self.root.join(TEMPORARY).join(name);
+        step();
         let mut file = File::options().write(true).create_new(true).open(&path).map_err(failed("create", &path))?;
         let temporary = Temporary { path };
+        step();
         file.write_all(bytes).map_err(failed("write", &temporary.path))?;
+        step();
         file.sync_all().map_err(failed("sync", &temporary.path))?;
+        step();
         Ok(temporary)
     }
 }
@@ -95,10 +103,11 @@ impl Store for LocalStore {
     fn create(&self, key: &str, bytes: &[u8]) -> Result<bool, StoreError> {
         let path = self.path(key);
         let folder = self.prepare_folder(&path)?;
-        let existed = path.symlink_metadata().is_ok();
-        let created = if existed { false } else { self.write_temporary(bytes)?.publish_new(&path)? };
+        let created = !self.touch(key)? && self.write_temporary(bytes)?.publish_new(&path)?;
         // Also when another writer was first: it may not have synced the folder yet.
+        step();
         sync_folder(folder)?;
+        step();
         Ok(created)
     }
 
@@ -116,7 +125,9 @@ impl Store for LocalStore {
             None if current.is_some() => fs::remove_file(&path).map_err(failed("delete", &path))?,
             None => {}
         }
+        step();
         sync_folder(folder)?;
+        step();
         Ok(true)
     }
 
@@ -139,9 +150,54 @@ impl Store for LocalStore {
         Ok(names)
     }
 
+    fn touch(&self, key: &str) -> Result<bool, StoreError> {
+        let path = self.path(key);
+        if path.symlink_metadata().is_err() {
+            return Ok(false);
+        }
+        let _guard = SwapGuard::lock(&self.root.join(SWAP_LOCK))?;
+        let now = Timestamps { last_access: NOW, last_modification: NOW };
+        match rustix::fs::utimensat(CWD, &path, &now, AtFlags::SYMLINK_NOFOLLOW) {
+            Err(Errno::NOENT) => Ok(false),
+            // A lake that others own can be read and, as far as its folders allow, written to; it is not collected by us.
+            Ok(()) | Err(Errno::PERM | Errno::ACCESS) => Ok(true),
+            Err(error) => Err(failed("touch", &path)(io::Error::from(error))),
+        }
+    }
+
+    fn exclusively(&self, work: &mut dyn FnMut()) -> Result<bool, StoreError> {
+        let _guard = SwapGuard::lock(&self.root.join(SWAP_LOCK))?;
+        work();
+        Ok(true)
+    }
+
+    fn stamps(&self, folder: &str) -> Result<Vec<(String, i64)>, StoreError> {
+        let mut found = Vec::new();
+        for name in self.list(folder)? {
+            let path = self.path(folder).join(&name);
+            let changed = path.symlink_metadata().and_then(|metadata| metadata.modified()).map_err(failed("read", &path))?;
+            let since = changed.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+            found.push((name, i64::try_from(since.as_millis()).unwrap_or(i64::MAX)));
+        }
+        Ok(found)
+    }
+
+    fn remove(&self, key: &str) -> Result<(), StoreError> {
+        let path = self.path(key);
+        fs::remove_file(&path).map_err(failed("delete", &path))?;
+        step();
+        Ok(())
+    }
+
     fn location(&self) -> String {
         self.root.display().to_string()
     }
+}
+
+/// A place between two changes of the disk. Tests end the process here.
+fn step() {
+    #[cfg(test)]
+    crate::tests::crash::step();
 }
 
 /// A file in `tmp/` that disappears unless it is published.
@@ -203,7 +259,7 @@ impl Drop for SwapGuard {
 
 fn failed<E: Into<io::Error>>(verb: &'static str, path: &Path) -> impl FnOnce(E) -> StoreError {
     let place = path.display().to_string();
-    move |error| StoreError { verb, place, source: error.into() }
+    move |error| StoreError { verb, place, source: error.into(), unknown: false }
 }
 
 fn open_lock(path: &Path) -> Result<File, StoreError> {

@@ -172,13 +172,13 @@ fn merges_fast_forward() {
     let catalog = in_memory();
     catalog.create_branch(&branch("dev"), &head(&catalog, "main")).unwrap();
     let tip = commit(&catalog, "dev", "a=1").unwrap();
-    let merged = catalog.merge(&tip, &branch("main"), &info("")).unwrap();
+    let merged = catalog.merge(&tip, &branch("main"), &info(""), FastForward::Allowed).unwrap();
     assert_eq!((merged.kind, &merged.hash), (MergeKind::FastForward, &tip));
     assert_eq!(head(&catalog, "main"), tip);
-    let again = catalog.merge(&tip, &branch("main"), &info("")).unwrap();
+    let again = catalog.merge(&tip, &branch("main"), &info(""), FastForward::Allowed).unwrap();
     assert_eq!((again.kind, &again.hash), (MergeKind::AlreadyMerged, &tip));
     let newer = commit(&catalog, "main", "a=2").unwrap();
-    assert_eq!(catalog.merge(&tip, &branch("main"), &info("")).unwrap().kind, MergeKind::AlreadyMerged);
+    assert_eq!(catalog.merge(&tip, &branch("main"), &info(""), FastForward::Allowed).unwrap().kind, MergeKind::AlreadyMerged);
     assert_eq!(head(&catalog, "main"), newer);
 }
 
@@ -213,7 +213,7 @@ fn three_way_merges() {
         catalog.create_branch(&branch("dev"), &head(&catalog, "main")).unwrap();
         let target = commit(&catalog, "main", ours).unwrap();
         let source = commit(&catalog, "dev", theirs).unwrap();
-        match catalog.merge(&source, &branch("main"), &info("merge")) {
+        match catalog.merge(&source, &branch("main"), &info("merge"), FastForward::Allowed) {
             Ok(merge) => {
                 assert_eq!(show(&catalog, "main"), expect, "{base} | {ours} | {theirs}");
                 let parents = catalog.get_commit(&merge.hash).unwrap().parents;
@@ -237,12 +237,12 @@ fn histories_merged_crosswise_must_agree() {
     catalog.create_branch(&branch("dev"), &head(&catalog, "main")).unwrap();
     let on_main = commit(&catalog, "main", "a=2").unwrap();
     let on_dev = commit(&catalog, "dev", "b=2").unwrap();
-    catalog.merge(&on_dev, &branch("main"), &info("")).unwrap();
-    catalog.merge(&on_main, &branch("dev"), &info("")).unwrap();
+    catalog.merge(&on_dev, &branch("main"), &info(""), FastForward::Allowed).unwrap();
+    catalog.merge(&on_main, &branch("dev"), &info(""), FastForward::Allowed).unwrap();
     // Both bases (a=2 b=1, a=1 b=2) lead to the same result when the sides changed what both bases had alike.
     commit(&catalog, "dev", "c=1").unwrap();
     commit(&catalog, "main", "d=1").unwrap();
-    catalog.merge(&head(&catalog, "dev"), &branch("main"), &info("")).unwrap();
+    catalog.merge(&head(&catalog, "dev"), &branch("main"), &info(""), FastForward::Allowed).unwrap();
     assert_eq!(show(&catalog, "main"), "a=2 b=2 c=1 d=1");
 }
 
@@ -253,11 +253,11 @@ fn crosswise_bases_that_disagree_are_a_conflict() {
     catalog.create_branch(&branch("dev"), &head(&catalog, "main")).unwrap();
     let on_main = commit(&catalog, "main", "a=2").unwrap();
     let on_dev = commit(&catalog, "dev", "x=1").unwrap();
-    catalog.merge(&on_dev, &branch("main"), &info("")).unwrap();
-    catalog.merge(&on_main, &branch("dev"), &info("")).unwrap();
+    catalog.merge(&on_dev, &branch("main"), &info(""), FastForward::Allowed).unwrap();
+    catalog.merge(&on_main, &branch("dev"), &info(""), FastForward::Allowed).unwrap();
     // One base has a=1, the other a=2. Going back to 1 on dev is a change for one base and none for the other.
     let source = commit(&catalog, "dev", "a=1").unwrap();
-    let error = catalog.merge(&source, &branch("main"), &info("")).unwrap_err();
+    let error = catalog.merge(&source, &branch("main"), &info(""), FastForward::Allowed).unwrap_err();
     assert!(error.report().to_string().contains("`default.a`: the two histories"), "{}", error.report());
 }
 
@@ -314,18 +314,18 @@ fn results_of_failed_runs_go_nowhere() {
     let base = head(&catalog, "run");
     let bad = catalog.commit(&branch("run"), &base, &changes("a=2"), &info(""), Some("job-7")).unwrap();
     assert_eq!(catalog.resolve(&"run".parse().unwrap()).unwrap().failed_job.as_deref(), Some("job-7"));
-    assert_eq!(code(catalog.merge(&bad, &branch("main"), &info(""))), "CAT0006");
-    // A fork of it is the same; so is a branch with more on top.
-    catalog.create_branch(&branch("fork"), &bad).unwrap();
-    assert_eq!(code(commit(&catalog, "fork", "b=1")), "CAT0006");
-    let more = catalog.commit(&branch("fork"), &bad, &changes("b=1"), &info(""), Some("job-8")).unwrap();
+    assert_eq!(code(catalog.merge(&bad, &branch("main"), &info(""), FastForward::Allowed)), "CAT0006");
+    // There is no second branch of it; what follows it on its own is the same.
+    assert_eq!(code(catalog.create_branch(&branch("fork"), &bad)), "CAT0006");
+    assert_eq!(code(commit(&catalog, "run", "b=1")), "CAT0006");
+    let more = catalog.commit(&branch("run"), &bad, &changes("b=1"), &info(""), Some("job-8")).unwrap();
     commit(&catalog, "main", "c=1").unwrap();
-    assert_eq!(code(catalog.merge(&more, &branch("main"), &info(""))), "CAT0006");
+    assert_eq!(code(catalog.merge(&more, &branch("main"), &info(""), FastForward::Allowed)), "CAT0006");
     // Good results are not poured into a bad branch either.
-    assert_eq!(code(catalog.merge(&head(&catalog, "main"), &branch("run"), &info(""))), "CAT0006");
+    assert_eq!(code(catalog.merge(&head(&catalog, "main"), &branch("run"), &info(""), FastForward::Allowed)), "CAT0006");
     assert_eq!(show(&catalog, "main"), "a=1 c=1");
     catalog.delete_branch(&branch("run")).unwrap();
-    let report = catalog.merge(&more, &branch("main"), &info("")).unwrap_err().report().to_string();
+    let report = catalog.merge(&more, &branch("main"), &info(""), FastForward::Allowed).unwrap_err().report().to_string();
     assert!(report.contains("job-8") || report.contains("job-7"), "{report}");
 }
 
@@ -338,7 +338,7 @@ fn the_log_shows_children_before_parents() {
         commit(&catalog, "dev", &format!("d=dev{n}")).unwrap();
         commit(&catalog, "main", &format!("m=main{n}")).unwrap();
     }
-    catalog.merge(&head(&catalog, "dev"), &branch("main"), &info("merge")).unwrap();
+    catalog.merge(&head(&catalog, "dev"), &branch("main"), &info("merge"), FastForward::Allowed).unwrap();
     let log: Vec<_> = catalog.log(&head(&catalog, "main")).map(Result::unwrap).collect();
     assert_eq!((log.len(), log[0].message.as_str(), log[8].message.as_str()), (9, "merge", "Create the lake"));
     for (place, entry) in log.iter().enumerate() {

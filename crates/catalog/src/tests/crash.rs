@@ -4,6 +4,8 @@ use super::*;
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
+use std::sync::atomic::AtomicUsize;
 
 /// Tells the test binary, started again, to be the writer; holds the folder.
 const LAKE: &str = "FOREBAY_TEST_CATALOG";
@@ -18,12 +20,81 @@ fn writer_process() {
         let temporary = branch(&format!("t{id}.{n}"));
         let base = catalog.create_branch(&temporary, &head(&catalog, "main")).unwrap().hash;
         let source = catalog.commit(&temporary, &base, &changes(&format!("ns{}.w{id}={n}", n % 3)), &info(""), None).unwrap();
-        let merged = catalog.merge(&source, &branch("main"), &info("")).unwrap().hash;
+        let merged = catalog.merge(&source, &branch("main"), &info(""), FastForward::Allowed).unwrap().hash;
         // One write: a line is there whole or not at all. The test may have stopped reading.
         if std::io::stderr().write_all(format!("{merged}\n").as_bytes()).is_err() {
             return;
         }
         catalog.delete_branch(&temporary).unwrap();
+    }
+}
+
+/// Tells the test binary, started again, at which change of the disk to end.
+const KILL_AT: &str = "FOREBAY_TEST_KILL_AT";
+
+static STEPS: AtomicUsize = AtomicUsize::new(0);
+
+/// Called by the local store between any two changes of the disk.
+pub(crate) fn step() {
+    static KILL_AT_STEP: OnceLock<Option<usize>> = OnceLock::new();
+    let at = KILL_AT_STEP.get_or_init(|| std::env::var(KILL_AT).ok()?.parse().ok());
+    if at.is_some_and(|at| STEPS.fetch_add(1, Ordering::SeqCst) == at) {
+        rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL).unwrap();
+    }
+}
+
+/// The process that is killed at one of its steps: creates the lake, then does a bit of everything.
+#[test]
+fn stepping_process() {
+    let (Some(folder), Some(_)) = (std::env::var_os(LAKE), std::env::var_os(KILL_AT)) else { return };
+    let told = |hash: &CommitHash| std::io::stderr().write_all(format!("{hash}\n").as_bytes()).unwrap();
+    let catalog = Catalog::open(Path::new(&folder)).unwrap();
+    let (main, dev) = (branch("main"), branch("dev"));
+    told(&commit(&catalog, "main", "a=1 raw.b=1").unwrap());
+    catalog.create_branch(&dev, &head(&catalog, "main")).unwrap();
+    let on_dev = commit(&catalog, "dev", "a=2").unwrap();
+    told(&commit(&catalog, "main", "raw.b=2").unwrap());
+    told(&catalog.merge(&on_dev, &main, &info(""), FastForward::Allowed).unwrap().hash);
+    told(&catalog.revert_commit(&main, &on_dev, &info("")).unwrap());
+    catalog.rename_branch(&dev, &branch("old")).unwrap();
+    commit(&catalog, "old", "c=1").unwrap();
+    catalog.delete_branch(&branch("old")).unwrap();
+    assert!(catalog.collect(std::time::Duration::ZERO, crate::Sweep::Remove).unwrap().removed >= 3);
+    std::io::stderr().write_all(b"finished\n").unwrap();
+}
+
+#[test]
+fn killed_at_every_change_of_the_disk() {
+    // The states of `main` in order; a kill leaves one of them, the last one told or the next.
+    const STATES: [&str; 5] = ["", "raw/ a=1 raw.b=1", "raw/ a=1 raw.b=2", "raw/ a=2 raw.b=2", "raw/ a=1 raw.b=2"];
+    for at in 0.. {
+        let folder = tempfile::tempdir().unwrap();
+        let lake = folder.path().join("catalog");
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.args(["--exact", "tests::crash::stepping_process", "--nocapture"]);
+        let output = command.env(LAKE, &lake).env(KILL_AT, at.to_string()).stdin(Stdio::null()).output().unwrap();
+        let told: Vec<CommitHash> =
+            String::from_utf8_lossy(&output.stderr).lines().filter_map(|line| line.parse().ok()).collect();
+        let catalog = Catalog::open(&lake).unwrap();
+        let log: Vec<CommitHash> = catalog.log(&head(&catalog, "main")).map(|entry| entry.unwrap().hash).collect();
+        assert!(told.iter().all(|hash| log.contains(hash)), "step {at}: an acknowledged commit is lost");
+        let state = show(&catalog, "main");
+        let next = (told.len() + 1).min(STATES.len() - 1);
+        assert!(state == STATES[told.len()] || state == STATES[next], "step {at}: {state} after {} commits", told.len());
+        for found in catalog.branches().unwrap() {
+            for entry in catalog.log(&found.hash) {
+                catalog.tree(&entry.unwrap().hash).unwrap();
+            }
+        }
+        commit(&catalog, "main", "next=1").unwrap();
+        drop(catalog);
+        drop(Catalog::open(&lake).unwrap());
+        assert_eq!(std::fs::read_dir(lake.join("tmp")).unwrap().count(), 0, "leftovers are swept");
+        if String::from_utf8_lossy(&output.stderr).contains("finished") {
+            assert!(output.status.success() && at > 100, "{at} steps");
+            break;
+        }
+        assert!(!output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     }
 }
 

@@ -26,7 +26,8 @@ struct Failing {
 impl Failing {
     fn step<T>(&self, what: &str, act: impl FnOnce() -> Result<T, StoreError>) -> Result<T, StoreError> {
         let fails = self.left.fetch_sub(1, Ordering::SeqCst) == 1;
-        let failure = || StoreError { verb: "write", place: what.into(), source: IoError::from(ErrorKind::StorageFull) };
+        let failure =
+            || StoreError { verb: "write", place: what.into(), source: IoError::from(ErrorKind::StorageFull), unknown: false };
         match (fails, self.when) {
             (false, _) => act(),
             (true, When::Before) => Err(failure()),
@@ -82,7 +83,7 @@ fn work(store: Arc<dyn Store>, done: &Mutex<Vec<CommitHash>>) -> Result<(), Erro
     catalog.create_branch(&branch("dev"), &here)?;
     let on_dev = catalog.commit(&branch("dev"), &here, &changes("a=2"), &info(""), None)?;
     note(catalog.commit(&main, &here, &changes("raw.b=2"), &info(""), None)?);
-    note(catalog.merge(&on_dev, &main, &info(""))?.hash);
+    note(catalog.merge(&on_dev, &main, &info(""), FastForward::Allowed)?.hash);
     catalog.rename_branch(&branch("dev"), &branch("old"))?;
     catalog.delete_branch(&branch("old"))?;
     Ok(())
@@ -175,7 +176,7 @@ fn an_overtaken_merge_becomes_three_way() {
     plain.create_branch(&branch("dev"), &head(&plain, "main")).unwrap();
     let tip = commit(&plain, "dev", "a=1").unwrap();
     let catalog = on(Arc::new(Overtaken { inner, left: AtomicUsize::new(3) }));
-    assert_eq!(catalog.merge(&tip, &branch("main"), &info("")).unwrap().kind, crate::MergeKind::ThreeWay);
+    assert_eq!(catalog.merge(&tip, &branch("main"), &info(""), FastForward::Allowed).unwrap().kind, crate::MergeKind::ThreeWay);
     assert_eq!(show(&catalog, "main"), "a=1 other=n0");
 }
 

@@ -3,7 +3,7 @@
 //! A writer acts on what it saw last, which may be long out of date, so all interleavings of "look" and "write" occur.
 
 use super::*;
-use crate::{MAIN, Tree};
+use crate::{MAIN, Replace, Sweep, Tree};
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -20,6 +20,10 @@ enum Step {
     Create { writer: usize, branch: usize },
     Delete { branch: usize },
     Rename { from: usize, to: usize },
+    Revert { writer: usize, branch: usize },
+    RevertTables { writer: usize, branch: usize, tables: Vec<usize>, replace: bool },
+    Protect { branch: usize, protected: bool },
+    Collect,
 }
 
 #[derive(Debug, Clone)]
@@ -39,6 +43,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (0..NAMESPACES.len()).prop_map(Edit::DeleteNamespace),
     ];
     let edits = prop::collection::vec(edit, 0..4);
+    let some = prop::collection::vec(0..TABLES.len(), 1..3);
     prop_oneof![
         4 => (writer.clone(), branch.clone()).prop_map(|(writer, branch)| Step::Look { writer, branch }),
         8 => (writer.clone(), branch.clone(), edits, prop::bool::weighted(0.05))
@@ -46,7 +51,12 @@ fn step() -> impl Strategy<Value = Step> {
         5 => (writer.clone(), branch.clone()).prop_map(|(writer, into)| Step::Merge { writer, into }),
         3 => (writer, branch.clone()).prop_map(|(writer, branch)| Step::Create { writer, branch }),
         1 => branch.clone().prop_map(|branch| Step::Delete { branch }),
-        1 => (branch.clone(), branch).prop_map(|(from, to)| Step::Rename { from, to }),
+        1 => (branch.clone(), branch.clone()).prop_map(|(from, to)| Step::Rename { from, to }),
+        2 => (0..WRITERS, branch.clone()).prop_map(|(writer, branch)| Step::Revert { writer, branch }),
+        3 => (0..WRITERS, branch.clone(), some, prop::bool::weighted(0.8))
+            .prop_map(|(writer, branch, tables, replace)| Step::RevertTables { writer, branch, tables, replace }),
+        1 => (branch, prop::bool::weighted(0.3)).prop_map(|(branch, protected)| Step::Protect { branch, protected }),
+        1 => Just(Step::Collect),
     ]
 }
 
@@ -61,6 +71,9 @@ struct Node {
 struct Model {
     nodes: Vec<Node>,
     branches: BTreeMap<&'static str, usize>,
+    protected: BTreeSet<&'static str>,
+    /// Commits that were collected. Writers may still have seen them.
+    gone: BTreeSet<usize>,
     seen: [usize; WRITERS],
 }
 
@@ -80,7 +93,93 @@ impl Model {
         self.branches.get(BRANCHES[branch]).copied().ok_or("CAT0001")
     }
 
+    /// What a protected branch makes of a move that would else succeed.
+    fn unprotected<T>(&self, branch: usize, outcome: Result<T, Refusal>) -> Result<T, Refusal> {
+        outcome.and_then(|made| if self.protected.contains(BRANCHES[branch]) { Err("CAT0019") } else { Ok(made) })
+    }
+
+    fn collect(&mut self) {
+        let live: BTreeSet<usize> = self.branches.values().flat_map(|head| self.ancestors(*head)).collect();
+        self.gone = (0..self.nodes.len()).filter(|node| !live.contains(node)).collect();
+    }
+
+    fn before(&self, node: usize) -> Tree {
+        self.nodes[node].parents.first().map(|parent| self.nodes[*parent].tree.clone()).unwrap_or_default()
+    }
+
+    /// The tree of `branch` without what `undone` did.
+    fn revert(&self, undone: usize, branch: usize) -> Result<Tree, Refusal> {
+        let head = self.head(branch)?;
+        if self.nodes[head].tainted {
+            return Err("CAT0006");
+        }
+        if self.gone.contains(&undone) {
+            return Err("CAT0010");
+        }
+        if !self.ancestors(head).contains(&undone) {
+            return Err("CAT0024");
+        }
+        let [before, after, now] = [&self.before(undone), &self.nodes[undone].tree, &self.nodes[head].tree];
+        let mut reverted = Tree::default();
+        for name in TABLES.map(table) {
+            let [b, t, s] = [after, now, before].map(|tree| tree.tables.get(&name));
+            reverted.tables.extend(merge_value(b, t, s).ok_or("CAT0020")?.map(|entry| (name, entry.clone())));
+        }
+        for name in NAMESPACES {
+            let [b, t, s] = [after, now, before].map(|tree| tree.namespaces.contains(name));
+            let used = reverted.tables.keys().any(|table| table.namespace() == name);
+            if used || merge_value(b, t, s).expect("three values of two kinds") {
+                reverted.namespaces.insert(name.to_owned());
+            }
+        }
+        if reverted == *now { Err("CAT0022") } else { Ok(reverted) }
+    }
+
+    fn revert_tables(&self, source: usize, branch: usize, tables: &BTreeSet<TableName>, replace: bool) -> Result<Tree, Refusal> {
+        if self.gone.contains(&source) {
+            return Err("CAT0010");
+        }
+        let from = &self.nodes[source].tree;
+        if tables.iter().any(|table| !from.tables.contains_key(table)) {
+            return Err("CAT0015");
+        }
+        let head = self.head(branch)?;
+        if self.nodes[head].tainted {
+            return Err("CAT0006");
+        }
+        let now = &self.nodes[head].tree;
+        let differs = |table: &TableName| now.tables.get(table) != from.tables.get(table);
+        if !tables.iter().any(differs) {
+            return Err("CAT0022");
+        }
+        if !replace && tables.iter().any(|table| differs(table) && now.tables.contains_key(table)) {
+            return Err("CAT0023");
+        }
+        let [ours, theirs] = [self.ancestors(head), self.ancestors(source)];
+        if theirs.difference(&ours).any(|node| self.nodes[*node].tainted) {
+            return Err("CAT0006");
+        }
+        for node in ours.symmetric_difference(&theirs).filter(|node| self.nodes[**node].parents.len() == 1) {
+            let [old, new] = [&self.before(*node), &self.nodes[*node].tree];
+            let changed: Vec<TableName> =
+                TABLES.map(table).into_iter().filter(|table| old.tables.get(table) != new.tables.get(table)).collect();
+            let outside = |table: &TableName| !tables.contains(table) && differs(table);
+            if changed.iter().any(|table| tables.contains(table)) && changed.iter().any(outside) {
+                return Err("CAT0021");
+            }
+        }
+        let mut tree = now.clone();
+        for table in tables {
+            tree.tables.insert(table.clone(), from.tables[table].clone());
+            tree.namespaces.insert(table.namespace().to_owned());
+        }
+        Ok(tree)
+    }
+
     fn commit(&self, base: usize, branch: usize, changes: &Changes, tainted: bool) -> Result<Tree, Refusal> {
+        if self.gone.contains(&base) {
+            return Err("CAT0010");
+        }
         let head = self.head(branch)?;
         if self.nodes[head].tainted && !tainted {
             return Err("CAT0006");
@@ -115,6 +214,9 @@ impl Model {
 
     /// The new head, or the tree of a merge commit.
     fn merge(&self, source: usize, into: usize) -> Result<Result<usize, Tree>, Refusal> {
+        if self.gone.contains(&source) {
+            return Err("CAT0001");
+        }
         let target = self.head(into)?;
         let [ours, theirs] = [self.ancestors(target), self.ancestors(source)];
         if ours.contains(&source) {
@@ -195,7 +297,7 @@ fn play(catalog: &Catalog, model: &mut Model, step: &Step) {
         }
         Step::Commit { writer, branch: to, edits, tainted } => {
             let changes = as_changes(edits);
-            let expected = model.commit(model.seen[*writer], *to, &changes, *tainted);
+            let expected = model.unprotected(*to, model.commit(model.seen[*writer], *to, &changes, *tainted));
             let base = &model.nodes[model.seen[*writer]].hash;
             let job = tainted.then_some("job");
             let got = catalog.commit(&branch(BRANCHES[*to]), base, &changes, &info(""), job);
@@ -208,7 +310,7 @@ fn play(catalog: &Catalog, model: &mut Model, step: &Step) {
         Step::Merge { writer, into } => {
             let source = model.seen[*writer];
             let expected = model.merge(source, *into);
-            let got = catalog.merge(&model.nodes[source].hash, &branch(BRANCHES[*into]), &info(""));
+            let got = catalog.merge(&model.nodes[source].hash, &branch(BRANCHES[*into]), &info(""), FastForward::Allowed);
             if let Some((result, merge)) = agree(step, expected, got) {
                 let target = model.branches[BRANCHES[*into]];
                 let node = match result {
@@ -220,14 +322,19 @@ fn play(catalog: &Catalog, model: &mut Model, step: &Step) {
             }
         }
         Step::Create { writer, branch: name } => {
-            let expected = if model.head(*name).is_ok() { Err("CAT0003") } else { Ok(()) };
             let at = model.seen[*writer];
+            let expected = match model.head(*name) {
+                _ if model.gone.contains(&at) => Err("CAT0001"),
+                _ if model.nodes[at].tainted => Err("CAT0006"),
+                Ok(_) => Err("CAT0003"),
+                Err(_) => Ok(()),
+            };
             if agree(step, expected, catalog.create_branch(&branch(BRANCHES[*name]), &model.nodes[at].hash)).is_some() {
                 model.branches.insert(BRANCHES[*name], at);
             }
         }
         Step::Delete { branch: name } => {
-            let expected = if *name == 0 { Err("CAT0007") } else { model.head(*name) };
+            let expected = if *name == 0 { Err("CAT0007") } else { model.unprotected(*name, model.head(*name)) };
             if agree(step, expected, catalog.delete_branch(&branch(BRANCHES[*name]))).is_some() {
                 model.branches.remove(BRANCHES[*name]);
             }
@@ -236,6 +343,7 @@ fn play(catalog: &Catalog, model: &mut Model, step: &Step) {
             let taken = model.head(*to).is_ok();
             let expected = match (*from, model.head(*from)) {
                 (0, _) => Err("CAT0007"),
+                (_, Ok(_)) if model.protected.contains(BRANCHES[*from]) => Err("CAT0019"),
                 (_, Ok(_)) if taken => Err("CAT0003"),
                 (_, head) => head,
             };
@@ -246,7 +354,49 @@ fn play(catalog: &Catalog, model: &mut Model, step: &Step) {
                 model.branches.insert(BRANCHES[*to], head);
             }
         }
+        _ => play_more(catalog, model, step),
     }
+}
+
+fn play_more(catalog: &Catalog, model: &mut Model, step: &Step) {
+    let (to, tree, hash) = match step {
+        Step::Revert { writer, branch: to } => {
+            let undone = model.seen[*writer];
+            let expected = model.unprotected(*to, model.revert(undone, *to));
+            let got = catalog.revert_commit(&branch(BRANCHES[*to]), &model.nodes[undone].hash, &info(""));
+            let Some((tree, hash)) = agree(step, expected, got) else { return };
+            (*to, tree, hash)
+        }
+        Step::RevertTables { writer, branch: to, tables, replace } => {
+            let tables: BTreeSet<TableName> = tables.iter().map(|name| table(TABLES[*name])).collect();
+            let source = model.seen[*writer];
+            let expected = model.unprotected(*to, model.revert_tables(source, *to, &tables, *replace));
+            let how = if *replace { Replace::Allowed } else { Replace::Refused };
+            let got = catalog.revert_tables(&branch(BRANCHES[*to]), &tables, &model.nodes[source].hash, how, &info(""));
+            let Some((tree, hash)) = agree(step, expected, got) else { return };
+            (*to, tree, hash)
+        }
+        Step::Protect { branch: name, protected } => {
+            let expected = model.head(*name);
+            if agree(step, expected, catalog.protect_branch(&branch(BRANCHES[*name]), *protected)).is_some() {
+                if *protected {
+                    model.protected.insert(BRANCHES[*name])
+                } else {
+                    model.protected.remove(BRANCHES[*name])
+                };
+            }
+            return;
+        }
+        Step::Collect => {
+            model.collect();
+            catalog.collect(std::time::Duration::ZERO, Sweep::Remove).unwrap();
+            return;
+        }
+        other => unreachable!("{other:?}"),
+    };
+    let parent = model.branches[BRANCHES[to]];
+    let node = model.add(vec![parent], tree, false, hash);
+    model.branches.insert(BRANCHES[to], node);
 }
 
 fn agree<A, B>(step: &Step, expected: Result<A, Refusal>, got: Result<B, Error>) -> Option<(A, B)> {
@@ -279,12 +429,15 @@ proptest! {
 
     #[test]
     fn writers_agree_with_the_model(steps in prop::collection::vec(step(), 1..60)) {
-        let catalog = in_memory();
+        let store: Arc<dyn Store> = Arc::new(MemoryStore::default());
+        let catalog = on(Arc::clone(&store));
         let root = Node { parents: vec![], tree: Tree::default(), tainted: false, hash: head(&catalog, MAIN) };
-        let mut model = Model { nodes: vec![root], branches: [(MAIN, 0)].into(), seen: [0; WRITERS] };
+        let mut model = Model { nodes: vec![root], branches: [(MAIN, 0)].into(), protected: BTreeSet::new(), gone: BTreeSet::new(), seen: [0; WRITERS] };
         for step in &steps {
             play(&catalog, &mut model, step);
         }
         compare(&catalog, &model);
+        // The same again by a handle that remembers nothing.
+        compare(&on(store), &model);
     }
 }

@@ -63,7 +63,7 @@ fn merges_and_renames_race() {
             let base = catalog.create_branch(&temporary, &head(&catalog, "main")).unwrap().hash;
             catalog.commit(&temporary, &base, &changes(&format!("w{writer}={n}")), &info(""), None).unwrap();
             let source = catalog.rename_branch(&temporary, &kept).unwrap().hash;
-            acknowledged.push(catalog.merge(&source, &branch("main"), &info("")).unwrap().hash);
+            acknowledged.push(catalog.merge(&source, &branch("main"), &info(""), FastForward::Allowed).unwrap().hash);
             catalog.delete_branch(&kept).unwrap();
         }
         acknowledged

@@ -10,7 +10,10 @@ use super::{CheckoutArgs, key_value};
 #[derive(Debug, Subcommand)]
 pub enum BranchCommand {
     /// List branches
-    #[command(visible_alias = "list", after_help = "Examples:\n  forebay branch ls\n  forebay branch ls '^ann\\.'")]
+    #[command(
+        visible_alias = "list",
+        after_help = "Examples:\n  forebay branch ls\n  forebay branch ls '^ann\\.'\n  forebay branch ls --user '~' --limit 5"
+    )]
     Ls {
         /// Only this branch, or the ones that match `^regex$`
         #[arg(conflicts_with = "name")]
@@ -18,6 +21,12 @@ pub enum BranchCommand {
         /// The same as the argument
         #[arg(short = 'n', long)]
         name: Option<String>,
+        /// Only branches called `USER.…`; `~` is you
+        #[arg(short = 'u', long)]
+        user: Option<String>,
+        /// Branches of everybody, which is what is listed anyway
+        #[arg(short = 'a', long, hide = true)]
+        all_zones: bool,
         /// At most so many
         #[arg(long, value_name = "N")]
         limit: Option<u64>,
@@ -57,8 +66,11 @@ pub enum BranchCommand {
     },
     /// Make a branch the active one
     Checkout(CheckoutArgs),
-    /// Show which tables differ between two refs
-    #[command(after_help = "Examples:\n  forebay branch diff main try-it\n  forebay branch diff try-it")]
+    /// Show what differs between two refs: tables, their columns, rows and statistics
+    #[command(after_help = "Examples:\n  forebay branch diff main try-it\n  forebay branch diff try-it --name-only\n  \
+            forebay branch diff main~1 main\n\n\
+            Only metadata is read. Smallest and largest values are bounds: long texts are cut, and rows that other\n\
+            engines deleted may still count.")]
     Diff {
         /// Ref to compare from
         a: String,
@@ -67,10 +79,14 @@ pub enum BranchCommand {
         /// Only tables of this namespace
         #[arg(short = 'n', long)]
         namespace: Option<String>,
+        /// Only which tables; no metadata is read
+        #[arg(long)]
+        name_only: bool,
     },
-    /// Merge a ref into a branch, as one commit
+    /// Merge a ref into a branch: all its tables at once
     #[command(
-        after_help = "Examples:\n  forebay branch merge try-it\n  forebay branch merge try-it --into main --commit-message \"New delays\""
+        after_help = "Examples:\n  forebay branch merge try-it\n  forebay branch merge try-it --into main --commit-message \"New delays\"\n\n\
+            Where the branch is an ancestor of the ref it just moves there, without a commit that could hold a message."
     )]
     Merge {
         /// Ref whose changes to take
@@ -81,9 +97,24 @@ pub enum BranchCommand {
         /// First line of the commit message
         #[arg(short = 'm', long, value_name = "TEXT")]
         commit_message: Option<String>,
+        /// Make a commit also where the branch could just move, which keeps message, body and properties
+        #[arg(long, visible_alias = "no-ff")]
+        no_fast_forward: bool,
         /// What to record with the commit.
         #[command(flatten)]
         words: Words,
+    },
+    /// Let only merges move a branch, and keep it from being removed or renamed
+    #[command(after_help = "Examples:\n  forebay branch protect main")]
+    Protect {
+        /// Name of the branch
+        name: String,
+    },
+    /// Let a protected branch go
+    #[command(after_help = "Examples:\n  forebay branch unprotect main")]
+    Unprotect {
+        /// Name of the branch
+        name: String,
     },
     /// Rename a branch
     #[command(after_help = "Examples:\n  forebay branch rename try-it delays")]
@@ -127,6 +158,12 @@ pub enum TagCommand {
         #[arg(long, value_name = "N")]
         limit: Option<u64>,
     },
+    /// Show which commit a tag names
+    #[command(after_help = "Examples:\n  forebay tag get v1")]
+    Get {
+        /// Name of the tag
+        name: String,
+    },
     /// Name a commit
     #[command(after_help = "Examples:\n  forebay tag create v1\n  forebay tag create v1 --from-ref main@1a2b3c")]
     Create {
@@ -161,8 +198,10 @@ pub enum TagCommand {
 /// `commit`
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  forebay commit\n  forebay commit main -n 3 --format full\n  \
-    forebay commit --author-name ann --property team=delays --message '^Run '\n\n\
-    Text filters match the whole text, or are a regular expression if they begin with `^`.")]
+    forebay commit --author-name ann --property team=delays --message '^Run '\n  \
+    forebay commit --since 2026-11-01 --until 2026-11-02T12:00+01:00\n\n\
+    Text filters match the whole text, or are a regular expression if they begin with `^`.\n\
+    Times without a zone are UTC, as the times shown.")]
 pub struct CommitArgs {
     /// Ref whose history to show [default: the active branch]
     #[arg(value_name = "REF")]
@@ -179,12 +218,73 @@ pub struct CommitArgs {
     /// Only commits with this property; may be given many times
     #[arg(long = "property", value_name = "NAME=VALUE", value_parser = key_value)]
     pub properties: Vec<(String, String)>,
+    /// Only commits of this time or later
+    #[arg(long, value_name = "TIME")]
+    pub since: Option<String>,
+    /// Only commits of this time or earlier
+    #[arg(long, value_name = "TIME")]
+    pub until: Option<String>,
+    /// Only commits made upon this one; a hash, or how it begins
+    #[arg(long, value_name = "HASH")]
+    pub parent: Option<String>,
     /// At most so many
     #[arg(short = 'n', long, visible_alias = "limit", value_name = "N", default_value_t = 10)]
     pub max_count: u64,
     /// How much of each commit to show
     #[arg(long, visible_alias = "pretty", value_enum, default_value_t = CommitFormat::Oneline)]
     pub format: CommitFormat,
+}
+
+/// `revert`
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  forebay revert main~1\n  forebay revert @1a2b3c4d -b fix\n  \
+    forebay revert --job 0199e5 -m \"The feed was broken\"\n\n\
+    What the commit did is undone by a new commit; history stays. Tables that changed since are conflicts.\n\
+    Of a merge, all that it brought is undone.")]
+pub struct RevertArgs {
+    /// Commit to undo, as any ref
+    #[arg(value_name = "REF", required_unless_present = "job", conflicts_with = "job")]
+    pub at: Option<String>,
+    /// Undo all that this job committed; its id, or how it begins
+    #[arg(short = 'j', long, value_name = "ID")]
+    pub job: Option<String>,
+    /// Branch to undo it on [default: the active branch]
+    #[arg(short = 'b', long)]
+    pub branch: Option<String>,
+    /// First line of the commit message
+    #[arg(short = 'm', long, value_name = "TEXT")]
+    pub commit_message: Option<String>,
+    /// What to record with the commit.
+    #[command(flatten)]
+    pub words: Words,
+}
+
+/// `gc`
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  forebay gc --dry-run\n  forebay gc --grace 12h\n\n\
+    What a deleted branch leaves: commits and lists of tables that no branch or tag leads to. Others may work\n\
+    meanwhile. Files of tables are not removed yet.")]
+pub struct GcArgs {
+    /// Keep what was written or needed within this time: 90s, 30m, 12h, 7d
+    #[arg(long, value_name = "TIME", default_value = "7d", value_parser = seconds)]
+    pub grace: u64,
+    /// Only count
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+/// Reads `90s`, `30m`, `12h`, `7d`.
+fn seconds(text: &str) -> Result<u64, String> {
+    let expected = || "expected a number and s, m, h or d, such as `12h`".to_owned();
+    let (number, unit) = text.split_at(text.len() - text.chars().next_back().map_or(0, char::len_utf8));
+    let unit = match unit {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        "d" => 86_400,
+        _ => return Err(expected()),
+    };
+    number.parse::<u64>().ok().and_then(|number| number.checked_mul(unit)).ok_or_else(expected)
 }
 
 /// How much of a commit is shown.
@@ -291,6 +391,11 @@ pub enum TableCommand {
     Create(TableCreateArgs),
     /// Append Parquet or CSV files to a table
     Import(TableImportArgs),
+    /// Put tables back as they are at another ref
+    #[command(after_help = "Examples:\n  forebay table revert flights --source-ref main~1 --replace\n  \
+        forebay table revert flights delays -s v1 -i fix --replace\n\n\
+        What one commit changed together is reverted together: name all of its tables, or use `forebay revert`.")]
+    Revert(TableRevertArgs),
     /// Remove a table from a branch; older commits keep it
     #[command(visible_alias = "delete", visible_alias = "drop", after_help = "Examples:\n  forebay table rm flights -b try-it")]
     Rm {
@@ -309,6 +414,29 @@ pub enum TableCommand {
         #[command(flatten)]
         words: Words,
     },
+}
+
+/// `table revert`
+#[derive(Debug, Args)]
+pub struct TableRevertArgs {
+    /// Names of the tables, `name` or `namespace.name`
+    #[arg(required = true)]
+    pub names: Vec<String>,
+    /// Ref at which they are as they should be
+    #[arg(short = 's', long, value_name = "REF")]
+    pub source_ref: String,
+    /// Branch to put them on [default: the active branch]
+    #[arg(short = 'i', long, value_name = "BRANCH")]
+    pub into_branch: Option<String>,
+    /// Namespace, if a name has none [default: default]
+    #[arg(short = 'n', long)]
+    pub namespace: Option<String>,
+    /// Replace tables that are there
+    #[arg(long)]
+    pub replace: bool,
+    /// What to record with the commit.
+    #[command(flatten)]
+    pub words: Words,
 }
 
 /// `table create`

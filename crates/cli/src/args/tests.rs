@@ -213,6 +213,11 @@ fn what_cannot_be_meant_is_refused_with_a_suggestion() {
         "forebay parameter set x 1 --required --optional",
         "forebay config get lake --all",
         "forebay run -q -v",
+        "forebay gc --grace 5",
+        "forebay gc --grace d",
+        "forebay gc --grace 999999999999999999d",
+        "forebay revert main --job 1",
+        "forebay revert",
     ] {
         assert!(parse(line).is_err(), "{line}");
     }

@@ -43,7 +43,7 @@ impl PlanArgs {
 /// `run`
 #[derive(Debug, Clone, Args)]
 #[command(after_help = "Examples:\n  forebay run\n  forebay run -p examples/flights -r try-it --param min_delay=30\n  \
-    forebay run --dry-run --preview head\n  forebay run --detach\n  forebay run -o json\n\n\
+    forebay run --dry-run --preview head\n  forebay run --memory 2GiB --cpus 2\n  forebay run --detach\n  forebay run -o json\n\n\
     Ctrl-C cancels the run; a second Ctrl-C leaves at once. A failed run leaves its branch as it was.")]
 pub struct RunArgs {
     /// Project, ref, namespace, parameters, strictness.
@@ -58,6 +58,21 @@ pub struct RunArgs {
     /// Start the run and return; follow it with `forebay job`
     #[arg(short = 'd', long)]
     pub detach: bool,
+    /// Processors of each function [default: what it declares]
+    #[arg(long, value_name = "N", value_parser = cpus)]
+    pub cpus: Option<f64>,
+    /// Memory limit of each model, for example 2GiB [default: what it declares]
+    #[arg(long, value_name = "SIZE", value_parser = memory)]
+    pub memory: Option<u64>,
+}
+
+fn cpus(text: &str) -> Result<f64, String> {
+    let number = text.parse::<f64>().ok().filter(|number| *number > 0.0 && number.is_finite());
+    number.ok_or_else(|| "it must be a positive number of cores".to_owned())
+}
+
+fn memory(text: &str) -> Result<u64, String> {
+    forebay_plan::memory_bytes(text).ok_or_else(|| "it must be like `512M` or `2GiB`, or a number of mebibytes".to_owned())
 }
 
 /// Which rows a preview shows.

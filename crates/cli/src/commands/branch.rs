@@ -1,6 +1,6 @@
 //! `branch …` and `checkout`.
 
-use forebay_control::api::{CommitWords, Op, Ref};
+use forebay_control::api::{CommitWords, Diff, Op, Ref};
 use forebay_control::config::Config;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -9,6 +9,7 @@ use super::{moved, removed, table};
 use crate::args::{BranchCommand, CheckoutArgs};
 use crate::context::{Context, Session};
 use crate::error::Result;
+use crate::render;
 use crate::render::table::columns;
 use crate::render::text::short_hash;
 
@@ -19,7 +20,10 @@ pub fn run(context: &Context, command: BranchCommand) -> Result<()> {
     let mut session = context.session()?;
     match command {
         BranchCommand::Checkout(_) => unreachable!("handled above"),
-        BranchCommand::Ls { pattern, name, limit } => list(context, &mut session, pattern.or(name), limit),
+        BranchCommand::Ls { pattern, name, user, all_zones: _, limit } => {
+            let user = user.map(|user| if user == "~" { session.settings.author.name.clone() } else { user });
+            list(context, &mut session, Op::BranchList { name: pattern.or(name), user, limit })
+        }
         BranchCommand::Create { name, from_ref, if_not_exists } => {
             let from = session.or_active(from_ref);
             let made: Ref = session.call(Op::BranchCreate { name: name.clone(), from, if_not_exists })?;
@@ -27,31 +31,41 @@ pub fn run(context: &Context, command: BranchCommand) -> Result<()> {
         }
         BranchCommand::Rm { name, if_exists } => remove(context, &mut session, name, if_exists),
         BranchCommand::Get { name, namespace } => get(context, &mut session, name, namespace),
-        BranchCommand::Diff { a, b, namespace } => {
+        BranchCommand::Diff { a, b, namespace, name_only } => {
             let b = session.or_active(b);
-            diff(context, &mut session, Op::BranchDiff { a, b, namespace })
+            diff(context, &mut session, Op::BranchDiff { a, b, namespace, names_only: name_only })
         }
-        BranchCommand::Merge { source, into, commit_message, words } => {
+        BranchCommand::Protect { name } => protect(context, &mut session, name, true),
+        BranchCommand::Unprotect { name } => protect(context, &mut session, name, false),
+        BranchCommand::Merge { source, into, commit_message, no_fast_forward, words } => {
             let into = session.or_active(into);
             let properties = words.properties();
             let words = CommitWords { message: commit_message, body: words.commit_body, properties };
-            let merged: Ref = session.call(Op::BranchMerge { source: source.clone(), into: into.clone(), words })?;
+            let op = Op::BranchMerge { source: source.clone(), into: into.clone(), always_commit: no_fast_forward, words };
+            let merged: Ref = session.call(op)?;
             moved(context, &format!("merged `{source}`: `{into}` is"), "branch", &merged)
         }
         BranchCommand::Rename { name, new_name } => rename(context, &mut session, name, new_name),
     }
 }
 
-fn list(context: &Context, session: &mut Session, name: Option<String>, limit: Option<u64>) -> Result<()> {
-    let branches: Vec<Ref> = session.call(Op::BranchList { name, limit })?;
+fn protect(context: &Context, session: &mut Session, name: String, protected: bool) -> Result<()> {
+    let branch: Ref = session.call(Op::BranchProtect { name: name.clone(), protected })?;
+    let now = if protected { "is protected," } else { "is not protected any more," };
+    moved(context, &format!("branch `{name}` {now}"), "branch", &branch)
+}
+
+fn list(context: &Context, session: &mut Session, op: Op) -> Result<()> {
+    let branches: Vec<Ref> = session.call(op)?;
     if context.out.is_json() {
         return context.out.object(json!({ "branches": branches }));
     }
     let active = &session.settings.active_branch;
-    let note = |branch: &Ref| match &branch.failed_job {
-        Some(job) => format!("kept from failed job {job}"),
-        None if branch.name == *active => "active".to_owned(),
-        None => String::new(),
+    let note = |branch: &Ref| {
+        let active = (branch.name == *active).then(|| "active".to_owned());
+        let protected = branch.protected.then(|| "protected".to_owned());
+        let failed = branch.failed_job.as_ref().map(|job| format!("kept from failed job {job}"));
+        active.into_iter().chain(protected).chain(failed).collect::<Vec<_>>().join(", ")
     };
     let rows: Vec<Vec<String>> =
         branches.iter().map(|branch| vec![branch.name.clone(), short_hash(&branch.hash).to_owned(), note(branch)]).collect();
@@ -96,34 +110,17 @@ fn get(context: &Context, session: &mut Session, name: String, namespace: Option
     table::print(context, &tables)
 }
 
-#[derive(Debug, Deserialize)]
-struct Diff {
-    added: Vec<String>,
-    removed: Vec<String>,
-    changed: Vec<String>,
-}
-
 fn diff(context: &Context, session: &mut Session, op: Op) -> Result<()> {
     let answer: Value = session.call(op)?;
     if context.out.is_json() {
         return context.out.object(answer);
     }
     let diff: Diff = serde_json::from_value(answer).map_err(|error| crate::error::Error::Answer { why: error.to_string() })?;
-    let text = diff_lines(context.out.data_style, &diff);
+    let text = render::diff::lines(context.out.data_style, &diff).join("\n");
     if text.is_empty() {
-        context.out.talk("no table differs");
+        context.out.talk("nothing differs");
     }
     context.out.data(&text)
-}
-
-fn diff_lines(style: crate::render::style::Style, diff: &Diff) -> String {
-    let lines = |mark: &str, names: &[String], paint: &dyn Fn(&str) -> String| -> Vec<String> {
-        names.iter().map(|name| paint(&format!("{mark} {name}"))).collect()
-    };
-    let added = lines("+", &diff.added, &|line| style.good(line));
-    let removed = lines("-", &diff.removed, &|line| style.bad(line));
-    let changed = lines("~", &diff.changed, &|line| style.warn(line));
-    [added, removed, changed].concat().join("\n")
 }
 
 /// Makes a branch the active one of the profile, after a look that it exists.
@@ -144,16 +141,4 @@ fn activate(context: &Context, name: &str) -> Result<()> {
     let mut config = Config::load(&context.home()?)?;
     config.set(&context.profile(), "active_branch", name)?;
     Ok(config.save()?)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::render::style::Style;
-
-    #[test]
-    fn diffs_read_like_diffs() {
-        let diff = Diff { added: vec!["a.x".into()], removed: vec!["a.y".into()], changed: vec!["a.z".into()] };
-        assert_eq!(diff_lines(Style::PLAIN, &diff), "+ a.x\n- a.y\n~ a.z");
-    }
 }

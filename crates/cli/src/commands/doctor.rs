@@ -4,6 +4,7 @@
 //! nothing else; it starts no background process and downloads nothing.
 
 mod kernel;
+mod sandbox;
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -74,6 +75,7 @@ pub fn run(context: &Context) -> Result<Exit> {
         checks.push(lake(&settings.lake));
     }
     checks.extend([uv(), interpreters()]);
+    checks.extend(sandbox::checks());
     if context.out.is_json() {
         context.out.object(json!({ "checks": checks.iter().map(object).collect::<Vec<_>>() }))?;
     } else {

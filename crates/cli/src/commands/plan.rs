@@ -34,5 +34,7 @@ pub fn request(args: &PlanArgs, at: String) -> Result<Run> {
         dry_run: false,
         preview: "off".to_owned(),
         detach: false,
+        cpus: None,
+        memory_bytes: None,
     })
 }

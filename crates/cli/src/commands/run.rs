@@ -39,6 +39,8 @@ fn execute(context: &Context, args: RunArgs, began: Instant) -> Result<Exit> {
         dry_run: args.dry_run,
         preview: args.preview.as_str().to_owned(),
         detach: args.detach,
+        cpus: args.cpus,
+        memory_bytes: args.memory,
         ..request(&args.plan, target.clone())?
     };
     let job = Arc::new(Mutex::new(None));

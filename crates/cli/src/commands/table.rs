@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::moved;
-use crate::args::{TableCommand, TableCreateArgs, TableImportArgs};
+use crate::args::{TableCommand, TableCreateArgs, TableImportArgs, TableRevertArgs};
 use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::render::run::warning;
@@ -46,6 +46,7 @@ pub fn run(context: &Context, command: TableCommand) -> Result<()> {
         }
         TableCommand::Create(args) => create(context, &mut session, args),
         TableCommand::Import(args) => import(context, &mut session, args),
+        TableCommand::Revert(args) => revert(context, &mut session, args),
         TableCommand::Rm { name, branch, namespace, if_exists, words } => {
             let branch = session.or_active(branch);
             let shown = name.clone();
@@ -54,6 +55,21 @@ pub fn run(context: &Context, command: TableCommand) -> Result<()> {
             moved(context, &format!("table `{shown}` is gone, `{branch}`"), "branch", &at)
         }
     }
+}
+
+fn revert(context: &Context, session: &mut crate::context::Session, args: TableRevertArgs) -> Result<()> {
+    let into = session.or_active(args.into_branch);
+    let shown: Vec<String> = args.names.iter().map(|name| format!("`{name}`")).collect();
+    let op = Op::TableRevert {
+        names: args.names,
+        namespace: args.namespace,
+        source: args.source_ref.clone(),
+        into: into.clone(),
+        replace: args.replace,
+        words: args.words.into(),
+    };
+    let at: Ref = session.call(op)?;
+    moved(context, &format!("{} as at `{}`: `{into}` is", shown.join(", "), args.source_ref), "branch", &at)
 }
 
 /// Prints a list of tables.
@@ -212,7 +228,7 @@ mod tests {
 
     #[test]
     fn imports_say_what_was_left_out() {
-        let at = Ref { name: "main".into(), hash: "a".repeat(64), kind: "BRANCH".into(), failed_job: None };
+        let at = Ref { name: "main".into(), hash: "a".repeat(64), kind: "BRANCH".into(), failed_job: None, protected: false };
         let result = ImportResult {
             job_id: "j".into(),
             at,

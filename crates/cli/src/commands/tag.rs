@@ -23,6 +23,13 @@ pub fn run(context: &Context, command: TagCommand) -> Result<()> {
                 tags.iter().map(|tag| vec![tag.name.clone(), short_hash(&tag.hash).to_owned()]).collect();
             context.out.data(&columns(context.out.data_style, &["NAME", "HASH"], &[], &rows))
         }
+        TagCommand::Get { name } => {
+            let tag: Ref = session.call(Op::TagGet { name })?;
+            if context.out.is_json() {
+                return context.out.object(json!({ "tag": tag }));
+            }
+            context.out.data(&format!("{}  {}", tag.name, tag.hash))
+        }
         TagCommand::Create { name, from_ref, if_not_exists } => {
             let from = session.or_active(from_ref);
             let tag: Ref = session.call(Op::TagCreate { name: name.clone(), from, if_not_exists })?;

@@ -10,7 +10,8 @@ use crate::args::CommitFormat;
 #[must_use]
 pub fn commit(style: Style, format: CommitFormat, commit: &Commit) -> String {
     let subject = commit.message.lines().next().unwrap_or_default();
-    let date = time(&commit.authored_date, false);
+    // UTC, so that it can be pasted into a ref.
+    let date = time(&commit.authored_date, true);
     if format == CommitFormat::Oneline {
         let hash = style.warn(short_hash(&commit.hash));
         return format!("{hash}  {}  {}  {}", style.faint(&date), one_line(&commit.author.name), one_line(subject));
@@ -51,6 +52,7 @@ mod tests {
             authored_date: "not a date".into(),
             parent_hashes: vec!["fedc".into()],
             properties: [("job".to_owned(), "42".to_owned())].into(),
+            failed_job: None,
         }
     }
 

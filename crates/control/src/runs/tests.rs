@@ -98,7 +98,12 @@ fn a_run_that_loses_leaves_its_tables_to_look_at_and_nothing_to_merge() {
     let loose = lab.loose_commits();
     assert_eq!(loose.len(), 1);
     for commit in loose {
-        let merge = lab.lake.catalog.merge(&commit.hash, &"main".parse().unwrap(), &CommitInfo::default());
+        let merge = lab.lake.catalog.merge(
+            &commit.hash,
+            &"main".parse().unwrap(),
+            &CommitInfo::default(),
+            forebay_catalog::FastForward::Allowed,
+        );
         assert!(matches!(merge, Err(forebay_catalog::Error::Tainted { .. })), "{commit:?}");
     }
     assert_eq!(lab.tables(&lab.head("main")), ["default.t /t/first.json"]);

@@ -224,7 +224,7 @@ async fn codes_of_scans() {
         metadata_location: case.table.metadata_location.clone(),
         columns: Some(columns.iter().map(ToString::to_string).collect()),
         snapshot_id,
-        filter: None,
+        ..ScanRequest::default()
     };
     let error = scan(request(&["id", "regiom"], None)).await.unwrap_err().report();
     assert_eq!((error.code.to_string().as_str(), error.hint.as_deref()), ("LAK0015", Some("did you mean `region`?")));

@@ -79,11 +79,9 @@ fn texts() -> Vec<(&'static str, ArrayRef)> {
     let fixed = FixedSizeBinaryArray::try_from_sparse_iter_with_size(bytes.iter().map(Option::as_deref), 3);
     vec![
         ("utf8", Arc::new(StringArray::from(words.clone()))),
-        ("large_utf8", Arc::new(LargeStringArray::from(words.clone()))),
-        ("utf8_view", Arc::new(StringViewArray::from_iter(words))),
+        ("large_utf8", Arc::new(LargeStringArray::from(words))),
         ("binary", Arc::new(BinaryArray::from_iter(bytes.clone()))),
         ("large_binary", Arc::new(LargeBinaryArray::from_iter(bytes.clone()))),
-        ("binary_view", Arc::new(BinaryViewArray::from_iter(bytes.clone()))),
         ("fixed", Arc::new(fixed.unwrap())),
     ]
 }

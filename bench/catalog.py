@@ -1,0 +1,128 @@
+"""How long branches take: create, commit, diff, merge and delete at 10 and 10,000 tables, 1 and 10,000 branches.
+
+In process (`crates/catalog/examples/latency.rs`) with 1, 8 and 64 writers, on a local disk and on an object store that
+takes 20 ms for each call; and through the service, as the command line reaches it (create, diff, delete). A against B
+is the same operation at 10 and at 10,000 tables. Prints p50 and p95; appends a line to history.jsonl.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any, Callable
+
+import _lab
+
+ROOT = Path(__file__).parents[1]
+FOREBAY = os.environ.get("FOREBAY_BIN", "forebay")
+TARGETS = {
+    "create, service, local, serial": 5.0,
+    "create, 20 ms a call, serial": 100.0,
+    "create, 20 ms a call, 8 writers": 150.0,
+}
+
+
+def program() -> Path:
+    """The in-process half, built."""
+    build = ["cargo", "build", "--release", "-p", "forebay-catalog", "--example", "latency", "--message-format", "json"]
+    done = subprocess.run(build, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
+    found = [json.loads(line) for line in done.stdout.splitlines() if '"executable"' in line]
+    return Path(next(one["executable"] for one in found if one.get("target", {}).get("name") == "latency"))
+
+
+def in_process(latency: Path, place: str, tables: int, branches: int, writers: int, rounds: int) -> dict[str, Any]:
+    """p50 and p95 by operation."""
+    command = [latency, place, *map(str, (tables, branches, writers, rounds))]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    return {one["op"]: one for one in map(json.loads, done.stdout.splitlines())}
+
+
+def percentiles(times: list[float]) -> dict[str, float]:
+    """In milliseconds."""
+    times.sort()
+    pick = lambda share: times[max(0, -(-len(times) * share // 100) - 1)] * 1e3  # noqa: E731
+    return {"n": len(times), "p50_ms": pick(50), "p95_ms": pick(95)}
+
+
+def service(folder: Path, latency: Path, tables: int, branches: int, writers: int, rounds: int) -> dict[str, Any]:
+    """Through the daemon's socket, each writer with a connection of its own."""
+    os.environ.update(FOREBAY_HOME=str(folder / "home"), FOREBAY_LAKE=f"file://{folder}/lake", FOREBAY_BIN=FOREBAY)
+    subprocess.run([latency, folder / "lake/catalog", str(tables), str(branches), "1", "1"], check=True, stdout=subprocess.DEVNULL)
+    import forebay
+
+    times: dict[str, list[float]] = {"create": [], "diff": [], "delete": []}
+
+    def timed(name: str, work: Callable[[], object]) -> None:
+        start = time.perf_counter()
+        work()
+        times[name].append(time.perf_counter() - start)
+
+    def write(writer: int) -> None:
+        client = forebay.Client()
+        client.get_branch("main")
+        for round in range(rounds):
+            name = f"s{writer}.{round}"
+            timed("create", lambda: client.create_branch(name, "main"))
+            timed("diff", lambda: client.diff_branches("main", "main~1", names_only=True))
+            timed("delete", lambda: client.delete_branch(name))
+
+    try:
+        threads = [threading.Thread(target=write, args=(writer,)) for writer in range(writers)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        subprocess.run([FOREBAY, "daemon", "stop"], capture_output=True)
+    return {name: percentiles(taken) for name, taken in times.items()}
+
+
+def main() -> None:
+    """Measures all cases and prints them."""
+    given = _lab.options(__doc__).parse_args()
+    machine = _lab.facts()
+    rounds = 3 if given.quick else 40
+    latency = program()
+    cases: dict[str, dict[str, Any]] = {}
+    for tables, branches in [(1, 1), (10, 1), (100, 100), (10_000, 1), (10, 10_000)]:
+        for writers in (1, 8, 64):
+            size = f"{tables} tables, {branches} branches, {writers} writers"
+            each = max(2, rounds if writers == 1 else rounds // 4 if writers == 8 else rounds // 16)
+            if given.quick and (tables > 100 or branches > 100 or writers > 8):
+                continue
+            with tempfile.TemporaryDirectory() as folder:
+                cases[f"local, {size}"] = in_process(latency, f"{folder}/catalog", tables, branches, writers, each)
+            if branches < 1000:  # as many as these are made one after the other
+                cases[f"20 ms, {size}"] = in_process(latency, "slow:20", tables, branches, writers, each)
+            with tempfile.TemporaryDirectory() as folder:
+                cases[f"service, {size}"] = service(Path(folder), latency, tables, branches, writers, each)
+    operations = ("create", "commit", "diff", "merge", "delete")
+    rows = []
+    for name, found in cases.items():
+        both = (f"{found[op]['p50_ms']:.3g} / {found[op]['p95_ms']:.3g}" if op in found else "" for op in operations)
+        rows.append([name, *both])
+    _lab.show(["p50 / p95 in ms", *operations], rows)
+    create = lambda case: cases[case]["create"]["p95_ms"] if case in cases else None  # noqa: E731
+    found = {
+        "create, service, local, serial": create("service, 10 tables, 1 branches, 1 writers"),
+        "create, 20 ms a call, serial": create("20 ms, 10 tables, 1 branches, 1 writers"),
+        "create, 20 ms a call, 8 writers": create("20 ms, 10 tables, 1 branches, 8 writers"),
+    }
+    for name, value in found.items():
+        print(f"{name}: p95 {value:.3g} ms, target {TARGETS[name]:.0f} ms")
+    ratio = None
+    if not given.quick:
+        few, many = (cases[f"local, {n} tables, 1 branches, 1 writers"]["create"]["p50_ms"] for n in (10, 10_000))
+        ratio = many / few
+        print(f"create at 10,000 tables against 10: {ratio:.2f}, target 1.2")
+    _lab.record("catalog", given.quick, machine, cases=cases, create_p95_ms=found, create_10000_to_10=ratio)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,43 @@
+//! The sandbox of a function: what it may see and use, and the means to keep it there.
+//!
+//! ```text
+//! Policy (what is allowed) ┐
+//!                          ├─ plan ─▶ steps      pure
+//! Host (what is possible)  ┘            │
+//!                                       ▼
+//! supervisor ─ Order ─▶ launcher ─ clone ─▶ first process ─ steps, fork, exec ─▶ function
+//! ```
+//!
+//! Invariants: a function ends, with everything it has started, when its first process does, and that one ends with the
+//! function, with the supervisor, and at the supervisor's word. What a host lacks is left out of the plan and told, never
+//! passed over in silence.
+//!
+//! `unsafe` is allowed in `sys.rs` alone: system calls.
+
+#![deny(unsafe_code)]
+
+mod enter;
+mod error;
+pub mod filter;
+pub mod group;
+pub mod host;
+mod init;
+mod launcher;
+pub mod limits;
+mod order;
+mod planning;
+mod policy;
+mod step;
+#[allow(unsafe_code)]
+mod sys;
+
+pub use enter::{Refused, enter};
+pub use error::Error;
+pub use launcher::{Killer, Launcher, ROLE, Sandboxed, serve};
+pub use order::{Answer, Command, Ending, Order, Refusal, resource};
+pub use planning::plan;
+pub use policy::{Feature, Host, Identity, Policy};
+pub use step::{Bind, Plan, Step};
+
+#[cfg(test)]
+mod tests;
