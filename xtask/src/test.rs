@@ -40,7 +40,15 @@ pub fn sanitize(which: &str) -> Result<()> {
     step(&format!("tests of the arena under the {which} sanitizer"));
     run(cargo(&root)
         // Told the target, cargo builds nothing for the host with these flags.
-        .args(["test", "--release", "-p", "forebay-arena", "--lib", "--target", &format!("{}-unknown-linux-gnu", std::env::consts::ARCH)])
+        .args([
+            "test",
+            "--release",
+            "-p",
+            "forebay-arena",
+            "--lib",
+            "--target",
+            &format!("{}-unknown-linux-gnu", std::env::consts::ARCH),
+        ])
         .env("RUSTC_BOOTSTRAP", "1")
         .env("RUSTFLAGS", format!("-Zsanitizer={which} -Cunsafe-allow-abi-mismatch=sanitizer"))
         .env("CARGO_TARGET_DIR", root.join("target/sanitize").join(which))
