@@ -100,7 +100,7 @@ mod tests {
             file: "models.py".to_owned(),
             function: "f".to_owned(),
             arguments: vec![Argument { name: "data".to_owned(), value: ArgumentValue::Table(form) }],
-            environment: EnvironmentSpec { python: "3.11".to_owned(), packages: Vec::new() },
+            environment: EnvironmentSpec { python: "3.11".to_owned(), packages: Vec::new(), needs: Vec::new() },
             columns: None,
             internet_access: false,
             returns: Returns::Table,

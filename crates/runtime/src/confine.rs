@@ -365,7 +365,7 @@ mod tests {
     #[test]
     fn folders_of_ours_become_readable() {
         let folder = tempfile::tempdir().unwrap();
-        assert_eq!(std::fs::metadata(folder.path()).unwrap().permissions().mode() & 0o777, 0o700);
+        std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o700)).unwrap();
         readable(folder.path()).unwrap();
         assert_eq!(std::fs::metadata(folder.path()).unwrap().permissions().mode() & 0o777, 0o755);
     }
