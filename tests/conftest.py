@@ -300,12 +300,21 @@ def holders(descriptor: int) -> list[int]:
     found = []
     for process in filter(str.isdigit, os.listdir("/proc")):
         try:
-            files = [os.stat(f"/proc/{process}/fd/{name}") for name in os.listdir(f"/proc/{process}/fd")]
+            names = os.listdir(f"/proc/{process}/fd")
         except OSError:
             continue  # It has ended, or is not ours to see.
-        if any((file.st_dev, file.st_ino) == (wanted.st_dev, wanted.st_ino) for file in files):
+        if any(is_file(f"/proc/{process}/fd/{name}", wanted) for name in names):
             found.append(int(process))
     return [process for process in found if process != os.getpid()]
+
+
+def is_file(path: str, wanted: os.stat_result) -> bool:
+    """Whether the path leads to that file; a descriptor may have been closed since it was listed."""
+    try:
+        file = os.stat(path)
+    except OSError:
+        return False
+    return (file.st_dev, file.st_ino) == (wanted.st_dev, wanted.st_ino)
 
 
 def is_launcher(process: int) -> bool:

@@ -81,7 +81,7 @@ def _raised(raised: _Raised, node: str, project: str) -> dict[str, Any]:
         return _out_of_memory(node, error, trace)
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return _full(node, error, trace)
-    if isinstance(error, BlockingIOError) or "can't start new thread" in str(error):
+    if isinstance(error, BlockingIOError) and "fork" in trace or "can't start new thread" in _line(error):
         hint = "start fewer: a pool of one process per core (`@forebay.resources(cpus=…)`) is enough"
         return _reply("RUN0121", f"`{node}` could not start another process or thread", [_line(error)], hint, trace)
     return _reply("RUN0101", what, [_line(error)], hint, trace)
