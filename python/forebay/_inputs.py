@@ -29,7 +29,7 @@ class Model(_Placeholder):  # type: ignore[misc]
             models as well.
         ref: Reads the table at another ref (`"v1"`, `"main@1a2b3c4d"`) than the run's.
         dictionary: Columns of text to get as dictionaries: `dictionary` arrays in pyarrow, `category` in pandas, `Categorical`
-            in polars, `ENUM` in duckdb. A dictionary holds each value once and four bytes per row; its values are distinct and not null,
+            in polars, `VARCHAR` over the dictionary in duckdb. A dictionary holds each value once and four bytes per row; its values are distinct and not null,
             in no particular order, and may hold some that no row has.
 
     Raises:
