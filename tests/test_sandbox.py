@@ -15,12 +15,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import CACHE, END_S, FOREBAY, Lab, descendants, ends, node
+from conftest import CACHE, END_S, FOREBAY, ROOT, Lab, descendants, ends, node
 
 STORED = '@forebay.model(materialization_strategy="REPLACE")\n'
 IS_ROOT = os.geteuid() == 0
 #: Somebody who owns nothing.
 NOBODY = 65534
+AS_NOBODY = ["setpriv", "--reuid", str(NOBODY), "--regid", str(NOBODY), "--clear-groups"]
 
 
 class NobodysLab(Lab):
@@ -37,8 +38,7 @@ class NobodysLab(Lab):
         )
 
     def command(self) -> list[str]:
-        who = ["--reuid", str(NOBODY), "--regid", str(NOBODY), "--clear-groups"]
-        return ["setpriv", *who, FOREBAY]
+        return [*AS_NOBODY, FOREBAY]
 
     def sandbox(self, **settings: object) -> None:
         super().sandbox(**settings)
@@ -58,6 +58,8 @@ def world(request: pytest.FixtureRequest) -> Iterator[Lab]:
         needs_root()
         if not Path("/usr/bin/python3").exists():
             pytest.skip("skipped: no interpreter that every user may run")
+        if subprocess.run([*AS_NOBODY, "test", "-r", str(ROOT / "README.md"), "-a", "-x", FOREBAY]).returncode != 0:
+            pytest.skip("skipped: this checkout is in a folder that other users may not enter")
     # Below `/tmp` itself: pytest's folders are private to the caller.
     with tempfile.TemporaryDirectory(dir="/tmp") as folder:
         os.chmod(folder, 0o755)
