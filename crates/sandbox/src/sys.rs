@@ -162,12 +162,12 @@ pub fn pivot_here() -> Result {
 
 /// Becomes this user and group, keeping capabilities.
 pub fn become_user(id: u32, leave_groups: bool) -> Result {
-    if leave_groups {
-        // SAFETY: an empty list.
-        done(unsafe { libc::setgroups(0, std::ptr::null()) })?;
-    }
-    // SAFETY: takes numbers. The plain calls, since those of libc want all threads to take part.
+    // SAFETY: takes numbers, and an empty list. The plain calls, since those of libc want all threads to take part: in a child
+    // of a process of several threads they would wait for threads that are not there.
     unsafe {
+        if leave_groups {
+            number(libc::syscall(libc::SYS_setgroups, 0, std::ptr::null::<libc::gid_t>()))?;
+        }
         number(libc::syscall(libc::SYS_setresgid, id, id, id))?;
         number(libc::syscall(libc::SYS_setresuid, id, id, id))?;
     }
