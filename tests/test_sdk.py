@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Iterator
 
@@ -170,9 +171,11 @@ def test_a_timeout_cancels(client: forebay.Client, lab: Lab) -> None:
     gate = lab.gate()
     project = lab.project(f"@forebay.model()\ndef t():\n    {gate.code}\n    return {{'x': [1]}}\n")
     client.run(lab.project(GOOD, "warm")).raise_for_status()
-    with pytest.raises(exceptions.JobTimeoutError):
-        client.run(project, client_timeout=2)
-    [process] = gate.wait()
+    with ThreadPoolExecutor() as pool:
+        arrived = pool.submit(gate.wait)
+        with pytest.raises(exceptions.JobTimeoutError):
+            client.run(project, client_timeout=5)
+        [process] = arrived.result()
     assert ends(process)
 
 
