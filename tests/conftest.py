@@ -25,6 +25,7 @@ import pyarrow as pa
 import pyarrow.ipc
 import pyarrow.parquet
 import pytest
+import s3_server
 
 ROOT = Path(__file__).parents[1]
 FOREBAY = os.environ.get("FOREBAY_BIN", str(ROOT / "target/release/forebay"))
@@ -56,7 +57,8 @@ def lab(tmp_path: Path) -> Iterator[Lab]:
     lab = Lab(tmp_path)
     yield lab
     lab.forebay("daemon", "stop")
-    left = [process for process in descendants(os.getpid()) if not ends(process)]
+    # Servers that several tests share are not of this one.
+    left = [process for process in descendants(os.getpid()) if process not in s3_server.RUNNING and not ends(process)]
     names = [f"{process} {command_line(process)}" for process in left]
     for process in left:
         os.kill(process, signal.SIGKILL)

@@ -1,8 +1,8 @@
 """The client's way to the daemon: finds and starts it, and carries one request per connection.
 
 ```text
-forebay daemon start -o json   ->  {"socket", "lake", "active_branch", "author", "version"}
-connect(socket)                ->  {"v": 1, "lake", "author", "op", …}
+forebay daemon start -o json   ->  {"socket", "lake", "active_branch", "author", "version", "profile"}
+connect(socket)                ->  {"v": 2, "lake", "author", "profile", "variables", "op", …}
                                <-  {"event": …} …, then {"result": …} or {"error": …}
 ```
 
@@ -26,7 +26,7 @@ from typing import Any, Callable, Mapping
 from ._errors import from_wire
 from .exceptions import ForebayError, JobTimeoutError, ServiceUnavailableError
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 _START_TIMEOUT_S = 60
 
 Event = Callable[[Mapping[str, Any]], None]
@@ -41,6 +41,7 @@ class Session:
     active_branch: str
     author: Mapping[str, str]
     version: str
+    profile: str = ""
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,7 @@ class Connection:
         try:
             session = self.session
             request = {"v": PROTOCOL_VERSION, "lake": session.lake, "author": session.author, "op": op}
+            request.update(profile=session.profile, variables=_storage_variables())
             request.update((key, value) for key, value in fields.items() if value is not None)
             channel.send(json.dumps(request))
             return self._answer(channel, op, deadline, limit, on_event)
@@ -173,7 +175,13 @@ def start_daemon(profile: str | None) -> Session:
         active_branch=said.get("active_branch") or "main",
         author=said["author"],
         version=said.get("version", ""),
+        profile=said.get("profile") or "",
     )
+
+
+def _storage_variables() -> dict[str, str]:
+    """Variables that say how object stores are reached; the daemon was started by somebody with other ones."""
+    return {name: value for name, value in os.environ.items() if name.startswith(("AWS_", "GOOGLE_", "AZURE_"))}
 
 
 def find_binary() -> str:

@@ -185,7 +185,7 @@ impl Catalog {
     }
 
     /// Keeps a commit that may hang on nothing from being collected while it is named anew.
-    fn pin(&self, commit: &CommitHash) -> Result<()> {
+    pub(crate) fn pin(&self, commit: &CommitHash) -> Result<()> {
         if self.objects.pin(commit)? {
             return Ok(());
         }
@@ -337,7 +337,10 @@ impl Catalog {
         protected: Protected,
         mut decide: impl FnMut(&Commit, i64) -> Result<Next>,
     ) -> Result<CommitHash> {
-        for _ in 0..SWAP_ATTEMPTS_MAX {
+        for attempt in 0..SWAP_ATTEMPTS_MAX {
+            if attempt > 0 {
+                self.store().contended(attempt);
+            }
             let state = self.refs.head(branch)?;
             let now = self.clock.now_millis();
             let next = decide(&*self.objects.commit(&state.hash)?, now)?;
@@ -408,8 +411,9 @@ fn check_format(store: &dyn Store) -> Result<()> {
         None => {
             let bytes = object::encode(&FormatObject {});
             store.create(FORMAT_KEY, &bytes)?;
-            return Ok(());
+            bytes
         }
     };
-    object::decode::<FormatObject>(&bytes).map(|_| ()).map_err(|why| Error::Format { place, why: format!("`format`: {why}") })
+    object::decode::<FormatObject>(&bytes).map_err(|why| Error::Format { place, why: format!("`format`: {why}") })?;
+    Ok(store.verify(FORMAT_KEY)?)
 }

@@ -201,6 +201,12 @@ pub enum Error {
         /// Where.
         place: String,
     },
+    /// An object store that ignores the conditions of writes.
+    #[error("could not keep a catalog in `{place}`: the store does not write conditionally")]
+    NoConditionalPut {
+        /// Where.
+        place: String,
+    },
     /// Other writers were faster every time.
     #[error("could not move `{name}`: other writers were first {attempts} times in a row")]
     Contention {
@@ -309,6 +315,7 @@ impl Error {
             Self::NotInHistory { .. } => "CAT0024",
             Self::UnknownOutcome { .. } => "CAT0025",
             Self::NoCollection { .. } => "CAT0026",
+            Self::NoConditionalPut { .. } => "CAT0027",
         }
     }
 
@@ -316,7 +323,7 @@ impl Error {
         match self {
             Self::Corrupt { .. } | Self::Missing { .. } | Self::Storage(_) => Fault::Platform,
             Self::Contention { .. } | Self::UnknownOutcome { .. } => Fault::Platform,
-            Self::Format { .. } | Self::InvalidName(_) => Fault::Usage,
+            Self::Format { .. } | Self::InvalidName(_) | Self::NoConditionalPut { .. } => Fault::Usage,
             _ => Fault::Request,
         }
     }
@@ -352,6 +359,9 @@ impl Error {
             Self::Format { .. } => "check FOREBAY_LAKE, and that this version of forebay made the lake".into(),
             Self::Storage(error) if error.is_full() => "free some space and try again; nothing was lost".into(),
             Self::Storage(error) if is_out_of_files(&error.source) => OPEN_FILES_HINT.into(),
+            Self::Storage(error) if error.is_remote() => {
+                "check that the object store can be reached and lets us read, write and list there; then try again".into()
+            }
             Self::Storage(_) => "check the path, its permissions and the disk".into(),
             Self::NamespaceNotEmpty { .. } => "delete its tables first".into(),
             Self::Contention { .. } => "try again".into(),
@@ -364,6 +374,9 @@ impl Error {
             Self::RevertReplaces { .. } => "say `--replace` if that is meant".into(),
             Self::NotInHistory { branch, .. } => format!("list what is there with `forebay commit {branch}`"),
             Self::UnknownOutcome { name } => format!("look at `{name}` before you try again: it moved, or it did not"),
+            Self::NoConditionalPut { .. } => {
+                "use a store with conditional writes (`If-Match`, `If-None-Match`), or a newer version of this one".into()
+            }
             Self::NoCollection { .. } => "catalogs on a local disk can be collected; those in object stores cannot yet".into(),
             Self::Protected { .. } | Self::NoSuchCommit { .. } | Self::NothingToRevert { .. } => return None,
         })
@@ -372,6 +385,9 @@ impl Error {
 
 impl From<StoreError> for Error {
     fn from(error: StoreError) -> Self {
+        if error.is_unconditional() {
+            return Self::NoConditionalPut { place: error.place };
+        }
         if error.is_foreign() {
             return Self::Corrupt { key: error.place, why: error.source.to_string() };
         }

@@ -104,6 +104,17 @@ impl Objects {
         Ok(self.store.touch(&key(hash.as_str()))?)
     }
 
+    /// A ref leaves a commit, which others may have seen it lead to.
+    pub(crate) fn left(&self, hash: &CommitHash) -> Result<()> {
+        Ok(self.store.left(&key(hash.as_str()))?)
+    }
+
+    /// Where the tables of a namespace are, by its hash.
+    pub(crate) fn locations(&self, namespace: &str) -> Result<Vec<String>> {
+        let object: NamespaceObject = self.read(namespace)?;
+        Ok(object.tables.into_values().map(|entry| entry.metadata_location).collect())
+    }
+
     /// Empties the caches: what they hold may have been collected.
     pub(crate) fn forget(&self) {
         self.commits.lock().unwrap_or_else(PoisonError::into_inner).clear();

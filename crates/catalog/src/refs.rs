@@ -192,7 +192,10 @@ impl Refs {
         let [old, new] = [from, to].map(|state| state.map(State::encode));
         let key = kind.key(name);
         let mut lost = false;
-        for _ in 0..UNKNOWN_ATTEMPTS_MAX {
+        for attempt in 0..UNKNOWN_ATTEMPTS_MAX {
+            if attempt > 0 {
+                self.store.contended(attempt);
+            }
             match self.store.swap(&key, old.as_deref(), new.as_deref()) {
                 Ok(true) => return Ok(true),
                 Ok(false) if !lost => return Ok(false),
@@ -225,9 +228,13 @@ impl Refs {
 
     pub(crate) fn delete(&self, kind: Stored, name: &BranchName) -> Result<()> {
         refuse_main("delete", kind, name)?;
-        for _ in 0..SWAP_ATTEMPTS_MAX {
+        for attempt in 0..SWAP_ATTEMPTS_MAX {
+            if attempt > 0 {
+                self.store.contended(attempt);
+            }
             let Some(state) = self.get(kind, name)? else { return Err(self.unknown(name.as_str())) };
             refuse_protected("delete", name, &state)?;
+            self.objects.left(&state.hash)?;
             if self.swap(kind, name, Some(&state), None)? {
                 return Ok(());
             }
@@ -243,6 +250,7 @@ impl Refs {
         refuse_protected("rename", old, &state)?;
         self.create(kind, new, &state)?;
         for _ in 0..SWAP_ATTEMPTS_MAX {
+            self.objects.left(&state.hash)?;
             if self.swap(kind, old, Some(&state), None)? {
                 return Ok(state.hash);
             }

@@ -129,6 +129,8 @@ impl Catalog {
         replace: Replace,
         info: &CommitInfo,
     ) -> Result<CommitHash> {
+        // Files of its tables must not go while they are named anew.
+        self.pin(source)?;
         let source_tree = self.objects.tree(&self.objects.commit(source)?.tree)?;
         let mut wanted = BTreeMap::new();
         for table in tables {

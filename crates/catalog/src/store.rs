@@ -51,10 +51,43 @@ pub trait Store: Send + Sync + 'static {
         Ok(Vec::new())
     }
 
+    /// The same for everything below `folder`, whatever folders it is in: the last part of each name.
+    fn stamps_below(&self, folder: &str) -> Result<Vec<(String, i64)>, StoreError> {
+        let mut found = Vec::new();
+        for inner in self.list(folder)? {
+            found.extend(self.stamps(&format!("{folder}/{inner}"))?);
+        }
+        Ok(found)
+    }
+
+    /// The time by the clock that stamps are taken from, in milliseconds since 1970.
+    fn now_millis(&self) -> Result<i64, StoreError> {
+        Ok(chrono::Utc::now().timestamp_millis())
+    }
+
+    /// Whether objects stay here for ever and lost commits are buried instead; then [`Store::touch`] says whether one is.
+    fn buries(&self) -> bool {
+        false
+    }
+
+    /// A ref leaves this object, which whoever saw the ref may name for a while.
+    fn left(&self, _key: &str) -> Result<(), StoreError> {
+        Ok(())
+    }
+
     /// Deletes a value; only while [`Store::exclusively`] works.
     fn remove(&self, _key: &str) -> Result<(), StoreError> {
         Ok(())
     }
+
+    /// Finds out whether the store compares before it swaps, as some object stores do not. `key` has a value, and keeps it.
+    fn verify(&self, _key: &str) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    /// Waits before something is tried again that another writer, or a store in trouble, was in the way of. Returns at once where
+    /// trying costs next to nothing.
+    fn contended(&self, _attempt: u32) {}
 
     /// Where the store is, for messages.
     fn location(&self) -> String;
@@ -81,6 +114,18 @@ impl StoreError {
     pub fn is_full(&self) -> bool {
         use std::io::ErrorKind;
         matches!(self.source.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge)
+    }
+
+    /// The store ignores conditions of writes, so nothing can be swapped safely.
+    #[must_use]
+    pub fn is_unconditional(&self) -> bool {
+        self.source.kind() == std::io::ErrorKind::Unsupported
+    }
+
+    /// It is an object store that could not be reached, or did not let us in.
+    #[must_use]
+    pub fn is_remote(&self) -> bool {
+        self.place.contains("://")
     }
 
     /// What lies there was not written by a catalog (a folder, a pipe, a name that is not text).

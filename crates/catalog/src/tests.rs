@@ -2,6 +2,7 @@
 
 mod behaviour;
 mod bucket;
+mod burial;
 mod codes;
 pub(crate) mod crash;
 mod faults;

@@ -102,7 +102,14 @@ impl Session {
     }
 
     fn request(&self, op: Op) -> api::Request {
-        api::Request { v: api::VERSION, lake: self.settings.lake.clone(), author: self.settings.author.clone(), op }
+        api::Request {
+            v: api::VERSION,
+            lake: self.settings.lake.clone(),
+            author: self.settings.author.clone(),
+            profile: self.settings.profile.clone(),
+            variables: api::Variables(forebay_control::storage::variables()),
+            op,
+        }
     }
 }
 

@@ -18,7 +18,11 @@ mod diff;
 pub use diff::{ColumnDiff, ColumnSide, Diff, TableDiff, TableSide};
 
 /// Version of the protocol. A daemon of another version is replaced by the client.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
+
+/// The version that `ping` and `shutdown` are asked in. They are the same in all versions, so that a client can replace a daemon
+/// of any.
+pub const PING_VERSION: u32 = 1;
 
 /// Text properties of a commit or table.
 pub type Properties = std::collections::BTreeMap<String, String>;
@@ -32,9 +36,32 @@ pub struct Request {
     pub lake: String,
     /// Who asks; becomes the author of commits.
     pub author: Actor,
+    /// The profile in force at the client; empty: the default one. Says how object stores are reached.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub profile: String,
+    /// The client's variables that say how object stores are reached, above the profile's settings.
+    #[serde(default, skip_serializing_if = "Variables::is_empty")]
+    pub variables: Variables,
     /// What is asked.
     #[serde(flatten)]
     pub op: Op,
+}
+
+/// Variables, some of them secret: only their names are ever shown.
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Variables(pub std::collections::BTreeMap<String, String>);
+
+impl Variables {
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl std::fmt::Debug for Variables {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_set().entries(self.0.keys()).finish()
+    }
 }
 
 /// A person or service.
@@ -234,6 +261,29 @@ pub enum Op {
         /// Only counts.
         #[serde(default)]
         dry_run: bool,
+    },
+
+    /// Makes few large files of the small ones of a table; the rows stay. -> [`Compacted`]; events: `job`
+    #[serde(rename = "table.compact")]
+    TableCompact {
+        name: String,
+        branch: String,
+        #[serde(default)]
+        namespace: Option<String>,
+        /// Files below this size are small.
+        small_bytes: u64,
+    },
+    /// Lets a table forget snapshots. -> [`Expired`]; events: `job`
+    #[serde(rename = "table.expire")]
+    TableExpire {
+        name: String,
+        branch: String,
+        #[serde(default)]
+        namespace: Option<String>,
+        /// Younger ones stay.
+        older_than_seconds: u64,
+        /// So many of the newest stay, whatever their age.
+        keep_last: u64,
     },
 
     /// -> `[{"name"}]`
@@ -662,11 +712,54 @@ pub struct ImportResult {
     pub failed: Vec<Value>,
 }
 
+/// What a collection of garbage found.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Garbage {
+    /// Catalog objects that were, or would be, removed.
+    pub removed: u64,
+    /// Catalog objects that stay.
+    pub kept: u64,
+    /// Files of tables that were, or would be, removed.
+    pub table_files: u64,
+    /// Their size.
+    pub table_bytes: u64,
+    /// Files of tables that stay.
+    pub table_files_kept: u64,
+}
+
+/// What a compaction did.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Compacted {
+    pub job_id: String,
+    #[serde(rename = "ref")]
+    pub at: Ref,
+    /// Data files that were rewritten.
+    pub files_before: u64,
+    /// Data files they became.
+    pub files_after: u64,
+    /// Delete files of other engines that were applied for good.
+    pub delete_files: u64,
+    /// Rows rewritten.
+    pub rows: u64,
+}
+
+/// What an expiry did.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Expired {
+    pub job_id: String,
+    #[serde(rename = "ref")]
+    pub at: Ref,
+    /// Snapshots forgotten.
+    pub removed: u64,
+    /// Snapshots left.
+    pub kept: u64,
+}
+
 /// A tracked piece of work.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Job {
     pub id: String,
-    /// `run query table-create table-import`
+    /// `run query table-create table-import table-compact table-expire`
     pub kind: String,
     pub user: String,
     /// `RUNNING SUCCESS FAILED CANCELLED`

@@ -131,7 +131,9 @@ impl Client {
 }
 
 fn own_request(op: Op) -> Request {
-    Request { v: api::VERSION, lake: String::new(), author: Actor { name: String::new(), email: String::new() }, op }
+    let author = Actor { name: String::new(), email: String::new() };
+    let (profile, variables) = (String::new(), api::Variables::default());
+    Request { v: api::PING_VERSION, lake: String::new(), author, profile, variables, op }
 }
 
 /// The program that is started: `FOREBAY_BIN`, else this one.

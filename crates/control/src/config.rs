@@ -7,6 +7,9 @@
 //! author_name = "Ann"
 //! author_email = "ann@example.org"
 //!
+//! [profiles.default.storage]   # how this profile's object store is reached; below the client's variables
+//! aws_endpoint_url = "http://localhost:9000"
+//!
 //! [sandbox]                    # for every profile
 //! mode = "strict"              # or auto (the default), or off
 //! read = ["/data/reference"]   # what Python functions may read as well
@@ -16,8 +19,10 @@
 //! Invariants: an edit keeps comments and formatting and replaces the file in one step;
 //! a malformed file is an error with its line, never silently a default.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use forebay_lake::StorageOptions;
 use toml_edit::{DocumentMut, Item, Table, Value};
 
 use forebay_worker::SandboxSettings;
@@ -92,10 +97,14 @@ pub fn lake_uri(text: &str, base: &Path) -> Result<String> {
         let path = std::path::absolute(&path).map_err(Error::storage("resolve", &path))?;
         return Ok(format!("file://{}", path.display().to_string().trim_end_matches('/')));
     }
+    if let Ok(location) = forebay_lake::remote_location(text) {
+        return Ok(location);
+    }
     Err(Error::BadValue {
         what: "the lake",
         value: text.to_owned(),
-        why: "a lake is a path, or a URI `file:///absolute/path`".to_owned(),
+        why: "a lake is a path, or a URI `file:///absolute/path`, `s3://bucket/prefix`, `gs://bucket/prefix` or `az://container/prefix`"
+            .to_owned(),
     })
 }
 
@@ -145,6 +154,17 @@ impl Config {
     pub fn get(&self, profile: &str, key: &str) -> Option<String> {
         let value = self.document.get("profiles")?.get(profile)?.get(key)?;
         value.as_str().map(str::to_owned)
+    }
+
+    /// Settings of object stores of a profile.
+    #[must_use]
+    pub fn storage(&self, profile: &str) -> BTreeMap<String, String> {
+        let table = self.document.get("profiles").and_then(|profiles| profiles.get(profile)?.get(STORAGE)?.as_table_like());
+        table
+            .into_iter()
+            .flat_map(|table| table.iter())
+            .filter_map(|(name, item)| Some((name.to_owned(), plain(item)?)))
+            .collect()
     }
 
     /// How functions are confined.
@@ -221,6 +241,31 @@ fn known_key(key: &str) -> Result<()> {
     Err(Error::BadValue { what: "the setting", value: key.to_owned(), why: format!("the settings are {}", KEYS.join(", ")) })
 }
 
+/// The table of a profile with settings of object stores.
+const STORAGE: &str = "storage";
+
+/// A text, a truth value or a number as text.
+fn plain(item: &Item) -> Option<String> {
+    let text = item.as_str().map(str::to_owned);
+    text.or_else(|| item.as_bool().map(|value| value.to_string())).or_else(|| item.as_integer().map(|value| value.to_string()))
+}
+
+/// What is wrong with the table `storage` of a profile, and where.
+fn check_storage(table: &Item) -> Result<(), (Option<usize>, String)> {
+    let start = |item: &Item| item.span().map(|span| span.start);
+    let Some(table) = table.as_table_like() else { return Err((start(table), "`storage` is not a table".to_owned())) };
+    for (key, item) in table.iter() {
+        if !StorageOptions::knows(key) {
+            let why = format!("`{key}` is not a setting of an object store; they are `aws_…`, `google_…` and `azure_…`");
+            return Err((start(item), why));
+        }
+        if plain(item).is_none() {
+            return Err((start(item), format!("`{key}` is not text")));
+        }
+    }
+    Ok(())
+}
+
 /// The keys of `[sandbox]`.
 const SANDBOX_KEYS: [&str; 3] = ["mode", "read", "write"];
 
@@ -275,6 +320,10 @@ fn check(path: &Path, text: &str) -> Result<()> {
                 return fail(start(item), format!("the profile `{profile}` is not a table"));
             };
             for (key, item) in table.iter() {
+                if key == STORAGE {
+                    check_storage(item).or_else(|(at, why)| fail(at, why))?;
+                    continue;
+                }
                 if !KEYS.contains(&key) {
                     let near = near(key, KEYS.into_iter());
                     let hint = near

@@ -1,8 +1,6 @@
 //! Commits over the wire: the history of a ref, undoing what is in it, and removing what is in none.
 
-use std::time::Duration;
-
-use forebay_catalog::{Commit, Replace, Sweep};
+use forebay_catalog::{Commit, Replace};
 use forebay_types::{TableName, parse_time};
 use serde_json::json;
 
@@ -10,6 +8,7 @@ use crate::api::{self, Actor, CommitWords, Op, Properties};
 use crate::connection::Answer;
 use crate::error::Error;
 use crate::filter::Filter;
+use crate::maintenance;
 use crate::refs::wire;
 use crate::service::{Session, rows};
 use crate::tables;
@@ -34,11 +33,7 @@ pub(crate) fn answer(session: &Session<'_>, op: Op) -> Result<Answer, api::Error
             };
             log(session, &at, &filter, rows(limit))
         }
-        Op::Gc { grace_seconds, dry_run } => {
-            let sweep = if dry_run { Sweep::Dry } else { Sweep::Remove };
-            let found = session.catalog().collect(Duration::from_secs(grace_seconds), sweep).map_err(told)?;
-            Answer::of(json!({ "removed": found.removed, "kept": found.kept }))
-        }
+        Op::Gc { grace_seconds, dry_run } => Answer::of(maintenance::collect(session, grace_seconds, dry_run)?),
         Op::CommitRevert { branch, at, job, words } => revert(session, &branch, at, job, words),
         Op::TableRevert { names, namespace, source, into, replace, words } => {
             let tables = names.iter().map(|name| Session::table_name(name, namespace.as_deref()));

@@ -103,6 +103,7 @@ pub(crate) fn import(session: &Session<'_>, import: &Import) -> Result<ImportRes
             continue_on_error: import.continue_on_error,
             properties: Vec::new(),
             sandbox: session.service.sandbox()?,
+            storage: session.worker_storage(),
         };
         let done = append(session, job, &request)?;
         if !done.files.is_empty() {
@@ -164,7 +165,7 @@ fn put(
 }
 
 /// The words of a job's commit.
-fn job_info(session: &Session<'_>, job: &JobHandle, message: String) -> CommitInfo {
+pub(crate) fn job_info(session: &Session<'_>, job: &JobHandle, message: String) -> CommitInfo {
     let mut info = session.info(CommitWords::default(), message);
     info.properties.insert(runs::JOB_PROPERTY.to_owned(), job.id().to_owned());
     info
@@ -190,7 +191,7 @@ fn mark(file: &str) -> String {
 }
 
 /// Does `work` as a job: its record says how it ended, and it is cancelled when its client goes away.
-fn as_job<T: serde::Serialize>(
+pub(crate) fn as_job<T: serde::Serialize>(
     session: &Session<'_>,
     kind: &'static str,
     at: &str,

@@ -174,6 +174,13 @@ impl Jobs {
         self.get(&id)
     }
 
+    /// When the oldest running job was started, in milliseconds since 1970.
+    pub fn oldest_start_ms(&self) -> Option<i64> {
+        // Ids are made of the time.
+        let started = |id: &String| uuid::Uuid::parse_str(id).ok()?.get_timestamp().map(|at| at.to_unix().0);
+        self.lock().keys().filter_map(started).min().and_then(|seconds| i64::try_from(seconds).ok()?.checked_mul(1000))
+    }
+
     /// Cancels every running job and waits until all have ended.
     pub fn stop_all(&self, why: &'static str) {
         let cancels: Vec<Cancel> = self.lock().values().map(|running| running.cancel.clone()).collect();

@@ -24,6 +24,7 @@ pub mod home;
 mod imports;
 mod jobs;
 mod limits;
+mod maintenance;
 pub mod project;
 mod queries;
 mod refs;
@@ -32,6 +33,7 @@ mod runs;
 pub mod server;
 mod service;
 mod snapshots;
+pub mod storage;
 mod table;
 mod tables;
 #[cfg(test)]

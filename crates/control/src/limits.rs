@@ -30,6 +30,9 @@ pub const DAEMON_IDLE_SECONDS: u64 = 900;
 /// How long a daemon that ends waits for clients to take their last answers.
 pub const LAST_ANSWERS_SECONDS_MAX: u64 = 5;
 
+/// How often a compaction or expiry starts over because others change the table meanwhile.
+pub const MAINTENANCE_ATTEMPTS_MAX: usize = 5;
+
 /// Files the daemon wants to hold open: every segment of a run is one. The system may allow fewer.
 pub const OPEN_FILES_MAX: u64 = 65_536;
 

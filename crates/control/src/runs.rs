@@ -14,6 +14,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use forebay_catalog::{Changes, CommitInfo, Ref, TableEntry};
+use forebay_lake::StorageOptions;
 use forebay_plan::LogicalPlan;
 use forebay_plan::logical::Source;
 use forebay_plan::physical::{PhysicalPlan, Strategy, Work};
@@ -29,7 +30,7 @@ use crate::jobs::{self, JobHandle, NewJob};
 use crate::limits::RECOVERY_COMMITS_MAX;
 use crate::project::{self, Project};
 use crate::replay::{self, Append};
-use crate::service::{Service, Session, reports};
+use crate::service::{Lake, Service, Session, reports};
 use crate::snapshots;
 
 pub(crate) use forebay_catalog::JOB_PROPERTY;
@@ -73,9 +74,10 @@ pub(crate) fn run_job(session: &Session<'_>, run: &api::Run, job: JobHandle) -> 
 fn detach(session: &Session<'_>, run: api::Run, job: JobHandle) -> Result<RunResult, api::Error> {
     let answer = RunResult { at: None, ..empty_result(&job, jobs::RUNNING) };
     let (service, lake, author) = (Arc::clone(session.service), Arc::clone(&session.lake), session.author.clone());
+    let storage = session.storage.clone();
     let work = move || {
         let connection = Connection::none();
-        let session = Session { service: &service, lake, author, connection: &connection };
+        let session = Session { service: &service, lake, author, storage, connection: &connection };
         run_job(&session, &run, job);
     };
     let spawned = std::thread::Builder::new().name("detached".to_owned()).spawn(work);
@@ -243,6 +245,7 @@ impl Attempt<'_> {
             preview,
             keep: Vec::new(),
             sandbox: self.session.service.sandbox()?,
+            storage: self.session.worker_storage(),
         };
         Ok(execute(self.session, self.job, &execution)?)
     }
@@ -492,12 +495,18 @@ fn branch_of(job: &str) -> BranchName {
 }
 
 /// Ends what a killed daemon left of a run: either it was committed, and only its record is behind, or its branch is sealed.
-pub(crate) fn recover(service: &Service, mut job: api::Job) {
+pub(crate) fn recover(service: &Service, job: api::Job) {
     let root = job.lake.strip_prefix("file://").unwrap_or(&job.lake);
     if job.kind != "run" || !Path::new(root).join("catalog").is_dir() {
         return;
     }
-    let Ok(lake) = service.lake(&job.lake) else { return };
+    if let Ok(lake) = service.lake(&job.lake, &StorageOptions::default()) {
+        recover_in(service, &lake, job);
+    }
+}
+
+/// The same, of a lake that is open. Those in object stores are opened only when somebody comes with credentials.
+pub(crate) fn recover_in(service: &Service, lake: &Lake, mut job: api::Job) {
     let name = branch_of(&job.id);
     // A branch that is tainted already was left by a run that had failed before the kill.
     let Some(head) = lake.catalog.resolve(&RefSpec::Name(name.clone())).ok().filter(|head| head.failed_job.is_none()) else {

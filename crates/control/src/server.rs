@@ -253,7 +253,8 @@ fn guarded(op: &str, work: impl FnOnce() -> Result<Answer, api::Error>) -> Resul
 fn parse(header: Value) -> Result<Request> {
     let bad = |why: String| Error::BadRequest { why };
     let version = header["v"].as_u64();
-    if version != Some(u64::from(api::VERSION)) {
+    let timeless = ["ping", "shutdown"].contains(&header["op"].as_str().unwrap_or_default());
+    if version != Some(u64::from(api::VERSION)) && !(timeless && version == Some(u64::from(api::PING_VERSION))) {
         let version = version.map_or("none".to_owned(), |version| version.to_string());
         return Err(bad(format!("its protocol version is {version}, and this daemon speaks {}", api::VERSION)));
     }
@@ -332,13 +333,14 @@ mod tests {
             "no json",
             "{}",
             r#"{"v":99,"lake":"/l","author":{"name":"a"},"op":"ping"}"#,
-            r#"{"v":1,"lake":"/l","author":{"name":"a"},"op":"brew.coffee"}"#,
-            r#"{"v":1,"lake":"/l","author":{"name":"a"},"op":"branch.get"}"#,
+            r#"{"v":2,"lake":"/l","author":{"name":"a"},"op":"brew.coffee"}"#,
+            r#"{"v":2,"lake":"/l","author":{"name":"a"},"op":"branch.get"}"#,
+            r#"{"v":1,"lake":"/l","author":{"name":"a"},"op":"branch.get","name":"main"}"#,
         ] {
             assert_eq!(exchange(&state, request)["error"]["code"], "CTL0009", "{request}");
         }
         let ping = exchange(&state, r#"{"v":1,"lake":"","author":{"name":""},"op":"ping"}"#);
-        assert_eq!(ping["result"]["protocol"], 1);
+        assert_eq!(ping["result"]["protocol"], api::VERSION);
         state.end();
         let late = exchange(&state, r#"{"v":1,"lake":"","author":{"name":""},"op":"ping"}"#);
         assert_eq!(late["error"]["code"], "CTL0024");

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use forebay_catalog::{Catalog, CommitInfo};
-use forebay_lake::TableInfo;
+use forebay_catalog::{BucketStore, Catalog, CommitInfo, SystemClock};
+use forebay_lake::{StorageOptions, TableInfo};
 use forebay_types::{BranchName, RefSpec, Report, TableName};
 use forebay_worker::Worker;
 
@@ -16,7 +16,7 @@ use crate::error::{Error, Result};
 use crate::home::Home;
 use crate::jobs::{self, JobHandle, Jobs, Wanted};
 use crate::limits::{LIST_ROWS_MAX, TABLE_INFOS_MAX};
-use crate::{history, imports, queries, refs, runs, tables, version};
+use crate::{history, imports, maintenance, queries, refs, runs, tables, version};
 
 /// Everything the daemon has at hand, shared by all connections.
 pub struct Service {
@@ -25,6 +25,8 @@ pub struct Service {
     runtime: tokio::runtime::Runtime,
     worker: OnceLock<Worker>,
     lakes: Mutex<HashMap<String, Arc<Lake>>>,
+    /// Runs in lakes in object stores that a killed daemon left; they are ended when their lake is opened.
+    orphans: Mutex<Vec<api::Job>>,
     tables: Mutex<HashMap<String, Arc<TableInfo>>>,
     version: String,
     started_at: String,
@@ -32,9 +34,11 @@ pub struct Service {
 
 /// An open lake.
 pub(crate) struct Lake {
-    /// `file:///…`
+    /// `file:///…`, `s3://…`
     pub(crate) uri: String,
     pub(crate) catalog: Catalog,
+    /// How its object store is reached.
+    storage: StorageOptions,
     /// Folder of table folders.
     pub(crate) tables_root: String,
 }
@@ -44,6 +48,8 @@ pub(crate) struct Session<'a> {
     pub(crate) service: &'a Arc<Service>,
     pub(crate) lake: Arc<Lake>,
     pub(crate) author: Actor,
+    /// How object stores are reached.
+    pub(crate) storage: StorageOptions,
     pub(crate) connection: &'a Connection,
 }
 
@@ -58,13 +64,18 @@ impl Service {
             runtime: runtime.map_err(Error::storage("start the threads of", "/proc/self"))?,
             worker: OnceLock::new(),
             lakes: Mutex::default(),
+            orphans: Mutex::default(),
             tables: Mutex::default(),
             version: version::of_program(&program, home.cache_dir()),
             started_at: jobs::now(),
             home: home.clone(),
         };
         for job in orphans {
-            runs::recover(&service, job);
+            if forebay_lake::remote_location(&job.lake).is_ok() {
+                service.orphans.lock().unwrap_or_else(PoisonError::into_inner).push(job);
+            } else {
+                runs::recover(&service, job);
+            }
         }
         Ok(service)
     }
@@ -99,8 +110,9 @@ impl Service {
             Op::JobStop { id } => return Answer::of(self.jobs.stop(id)?),
             _ => {}
         }
-        let lake = self.lake(&request.lake)?;
-        let session = Session { service: self, lake, author: request.author, connection };
+        let storage = crate::storage::options(&self.home, &request.profile, &request.variables.0)?;
+        let lake = self.lake(&request.lake, &storage)?;
+        let session = Session { service: self, lake, author: request.author, storage, connection };
         session.answer(request.op)
     }
 
@@ -116,19 +128,34 @@ impl Service {
     }
 
     /// The lake at a URI, opened once.
-    pub(crate) fn lake(&self, uri: &str) -> Result<Arc<Lake>, api::Error> {
+    pub(crate) fn lake(&self, uri: &str, storage: &StorageOptions) -> Result<Arc<Lake>, api::Error> {
         // A client resolves relative paths; the daemon has no folder they could be relative to.
         let uri = lake_uri(uri, std::path::Path::new("/"))?;
-        let root = PathBuf::from(uri.strip_prefix("file://").expect("`lake_uri` gives file URIs"));
+        forebay_lake::use_storage(&uri, storage);
+        let root = uri.strip_prefix("file://").map(PathBuf::from);
         let known = self.lakes.lock().unwrap_or_else(PoisonError::into_inner).get(&uri).cloned();
-        // A lake whose folder went away is opened anew, so that it is there again or told to be missing.
-        if let Some(lake) = known.filter(|_| root.join("catalog").is_dir()) {
+        let holds = |lake: &Arc<Lake>| match &root {
+            // A lake whose folder went away is opened anew, so that it is there again or told to be missing.
+            Some(root) => root.join("catalog").is_dir(),
+            None => lake.storage == *storage,
+        };
+        if let Some(lake) = known.filter(holds) {
             return Ok(lake);
         }
-        let catalog = Catalog::open(&root.join("catalog")).map_err(|error| api::Error::of(&error))?;
+        let catalog = match &root {
+            Some(root) => Catalog::open(&root.join("catalog")),
+            None => open_bucket(&uri, storage)?,
+        };
+        let catalog = catalog.map_err(|error| api::Error::of(&error))?;
         let tables_root = format!("{uri}/tables");
-        let lake = Arc::new(Lake { uri: uri.clone(), catalog, tables_root });
-        self.lakes.lock().unwrap_or_else(PoisonError::into_inner).insert(uri, Arc::clone(&lake));
+        let lake = Arc::new(Lake { uri: uri.clone(), catalog, storage: storage.clone(), tables_root });
+        self.lakes.lock().unwrap_or_else(PoisonError::into_inner).insert(uri.clone(), Arc::clone(&lake));
+        if root.is_none() {
+            let mut orphans = self.orphans.lock().unwrap_or_else(PoisonError::into_inner);
+            let ours: Vec<api::Job> = orphans.extract_if(.., |job| job.kind == "run" && job.lake == uri).collect();
+            drop(orphans);
+            ours.into_iter().for_each(|job| runs::recover_in(self, &lake, job));
+        }
         Ok(lake)
     }
 
@@ -164,7 +191,25 @@ impl Service {
     }
 }
 
+/// The catalog of a lake in an object store. What is missing (credentials, bucket, network) is told before anything is done.
+fn open_bucket(uri: &str, storage: &StorageOptions) -> Result<Result<Catalog, forebay_catalog::Error>, api::Error> {
+    let told = |error| api::Error::of(&error);
+    forebay_lake::check_storage(uri, storage).map_err(told)?;
+    let (store, prefix) = forebay_lake::object_store(uri, storage, forebay_lake::Repeat::Never).map_err(told)?;
+    let prefix = format!("{prefix}/catalog");
+    let store = BucketStore::new(store, &prefix).map_err(Error::storage("start the threads of", uri))?;
+    Ok(Catalog::with(Arc::new(store.named(&format!("{uri}/catalog"))), Arc::new(SystemClock)))
+}
+
 impl Session<'_> {
+    /// How functions reach object stores.
+    pub(crate) fn worker_storage(&self) -> forebay_worker::Storage {
+        forebay_worker::Storage {
+            files: self.storage.files().into_iter().map(PathBuf::from).collect(),
+            options: forebay_sipc::call::Storage(self.storage.0.clone()),
+        }
+    }
+
     fn answer(&self, op: Op) -> Result<Answer, api::Error> {
         match op {
             Op::Run(run) => Answer::of(runs::run(self, run)?),
@@ -185,6 +230,13 @@ impl Session<'_> {
                     best_effort,
                 };
                 Answer::of(imports::import(self, &import)?)
+            }
+            Op::TableCompact { name, branch, namespace, small_bytes } => {
+                Answer::of(maintenance::compact(self, &name, &branch, namespace.as_deref(), small_bytes)?)
+            }
+            Op::TableExpire { name, branch, namespace, older_than_seconds, keep_last } => {
+                let namespace = namespace.as_deref();
+                Answer::of(maintenance::expire(self, &name, &branch, namespace, older_than_seconds, keep_last)?)
             }
             Op::TableList { .. } | Op::TableGet { .. } | Op::TableDelete { .. } => tables::answer(self, op),
             Op::CommitList { .. } | Op::CommitRevert { .. } | Op::TableRevert { .. } | Op::Gc { .. } => history::answer(self, op),

@@ -47,7 +47,8 @@ impl Daemon {
     fn try_ask(&self, op: Value) -> Result<Value, api::Error> {
         let author = Actor { name: "ann".into(), email: "ann@example.org".into() };
         let op: Op = serde_json::from_value(op).expect("a request of the protocol");
-        let request = Request { v: api::VERSION, lake: self.lake(), author, op };
+        let (profile, variables) = (String::new(), api::Variables::default());
+        let request = Request { v: api::VERSION, lake: self.lake(), author, profile, variables, op };
         self.client().call(&request, &mut |_| ()).map(|answer| answer.result)
     }
 
@@ -228,10 +229,11 @@ fn a_cancelled_run_says_so() {
     let home = Home::at(root.path()).unwrap();
     home.prepare().unwrap();
     let service = Arc::new(Service::open(&home).unwrap());
-    let lake = service.lake(&home.default_lake()).unwrap();
+    let lake = service.lake(&home.default_lake(), &forebay_lake::StorageOptions::default()).unwrap();
     let connection = crate::connection::Connection::none();
     let author = Actor { name: "ann".into(), email: String::new() };
-    let session = crate::service::Session { service: &service, lake, author, connection: &connection };
+    let storage = forebay_lake::StorageOptions::default();
+    let session = crate::service::Session { service: &service, lake, author, storage, connection: &connection };
     let run = serde_json::from_value(json!({ "project_dir": "/p", "ref": "main" })).unwrap();
     let new = crate::jobs::NewJob { kind: "run", user: "ann", lake: "/l", at: "main" };
     let job = service.jobs.start(&new).unwrap();

@@ -5,7 +5,7 @@
 //! new metadata until the caller puts its location into the catalog, so a crash leaves unused files, no damage.
 
 use std::collections::HashSet;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use iceberg::io::FileIO;
@@ -17,8 +17,7 @@ use iceberg::spec::{
 use uuid::Uuid;
 
 use crate::error::{Error, Result};
-use crate::files::text;
-use crate::storage;
+use crate::storage::{self, Location};
 use crate::summary::Counts;
 use crate::table::{Table, load_manifest, sequence};
 
@@ -60,8 +59,8 @@ impl Staged {
     }
 
     /// The table's folder.
-    pub(crate) fn folder(&self) -> Result<PathBuf> {
-        storage::plain_path(self.metadata.location())
+    pub(crate) fn folder(&self) -> Result<Location> {
+        Location::parse(self.metadata.location())
     }
 
     /// Writes the staged metadata without a snapshot.
@@ -77,7 +76,7 @@ impl Staged {
         storage::create_folder(&folder)?;
         let snapshot_id = self.new_snapshot_id();
         let writer = SnapshotWriter {
-            io: FileIO::new_with_fs(),
+            io: storage::file_io(),
             folder: folder.clone(),
             snapshot_id,
             staged: &self,
@@ -112,7 +111,7 @@ impl Staged {
 
 struct SnapshotWriter<'a> {
     io: FileIO,
-    folder: PathBuf,
+    folder: Location,
     snapshot_id: i64,
     staged: &'a Staged,
     counts: Counts,
@@ -127,9 +126,9 @@ impl SnapshotWriter<'_> {
         let sequence = metadata.next_sequence_number();
         let parent = metadata.current_snapshot();
         let parent_id = parent.map(|parent| parent.snapshot_id());
-        let path = self.folder.join(format!("snap-{}-1-{}.avro", self.snapshot_id, Uuid::new_v4()));
+        let path = self.folder.join(&format!("snap-{}-1-{}.avro", self.snapshot_id, Uuid::new_v4()));
         let failed = |error| Error::internal::<iceberg::Error>("write the manifest list")(error);
-        let output = self.io.new_output(text(&path)).map_err(failed)?.writer().await.map_err(failed)?;
+        let output = self.io.new_output(path.text()).map_err(failed)?.writer().await.map_err(failed)?;
         let mut list = ManifestListWriter::v2(output, self.snapshot_id, parent_id, sequence);
         list.add_manifests(self.manifests.into_iter()).map_err(failed)?;
         list.close().await.map_err(failed)?;
@@ -141,7 +140,7 @@ impl SnapshotWriter<'_> {
             .with_parent_snapshot_id(parent_id)
             .with_sequence_number(sequence)
             .with_timestamp_ms(now.max(metadata.last_updated_ms() + 1))
-            .with_manifest_list(text(&path))
+            .with_manifest_list(path.text())
             .with_summary(Summary { operation: change.operation, additional_properties: properties })
             .with_schema_id(metadata.current_schema_id())
             .build())
@@ -237,13 +236,13 @@ impl SnapshotWriter<'_> {
         &self,
         schema: Arc<iceberg::spec::Schema>,
         spec: iceberg::spec::PartitionSpec,
-    ) -> Result<(ManifestWriterBuilder, PathBuf)> {
-        let path = self.folder.join(format!("{}-m{}.avro", Uuid::new_v4(), self.manifests.len()));
-        let output = self.io.new_output(text(&path)).map_err(Error::internal("write a manifest"))?;
+    ) -> Result<(ManifestWriterBuilder, Location)> {
+        let path = self.folder.join(&format!("{}-m{}.avro", Uuid::new_v4(), self.manifests.len()));
+        let output = self.io.new_output(path.text()).map_err(Error::internal("write a manifest"))?;
         Ok((ManifestWriterBuilder::new(output, Some(self.snapshot_id), schema, spec), path))
     }
 
-    async fn close(&mut self, writer: ManifestWriter, path: &Path) -> Result<()> {
+    async fn close(&mut self, writer: ManifestWriter, path: &Location) -> Result<()> {
         let manifest = writer.write_manifest_file().await.map_err(Error::internal("write a manifest"))?;
         storage::sync(path)?;
         self.manifests.push(manifest);
@@ -252,13 +251,13 @@ impl SnapshotWriter<'_> {
 }
 
 /// Writes `<version>-<uuid>.metadata.json`, put-if-absent and durable.
-fn write_metadata(folder: &Path, metadata: &TableMetadata, previous: Option<&str>) -> Result<String> {
+fn write_metadata(folder: &Location, metadata: &TableMetadata, previous: Option<&str>) -> Result<String> {
     let version = previous
         .and_then(|path| Path::new(path).file_name()?.to_str()?.split_once('-')?.0.parse::<u32>().ok())
         .map_or(0, |version| version.saturating_add(1));
-    let path = folder.join(format!("{version:05}-{}.metadata.json", Uuid::new_v4()));
+    let path = folder.join(&format!("{version:05}-{}.metadata.json", Uuid::new_v4()));
     let json = serde_json::to_vec(metadata).map_err(Error::internal("encode the table metadata"))?;
-    storage::write_new(&path, &json)?;
+    storage::write_new(&path, json)?;
     storage::sync(folder)?;
-    Ok(text(&path))
+    Ok(path.text())
 }

@@ -3,12 +3,13 @@
 //! This crate never writes row-level deletes (it rewrites files instead), but DuckDB's DELETE and UPDATE write
 //! position deletes, so tables that were changed there hold them.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use arrow::array::AsArray;
 use arrow::datatypes::{DataType, Int64Type};
 use iceberg::spec::{DataContentType, DataFileFormat};
 use parquet::arrow::arrow_reader::{ParquetRecordBatchReaderBuilder, RowSelection};
+use parquet::file::reader::Length as _;
 
 use crate::cast::cast_exactly;
 use crate::error::{Error, Result};
@@ -60,7 +61,10 @@ pub(crate) fn load(deletes: &[LiveFile], data: &[LiveFile], table: &str) -> Resu
 
 /// Calls `each` with every row of a position delete file.
 fn read(path: &str, mut each: impl FnMut(&str, usize)) -> Result<()> {
-    let builder = ParquetRecordBatchReaderBuilder::try_new(open_file(path)?).map_err(Error::data_file(path))?;
+    let mut file = open_file(path, None)?;
+    let whole = 0..file.len();
+    file.prefetch(&[whole]).map_err(Error::data_file(path))?;
+    let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(Error::data_file(path))?;
     for batch in builder.build().map_err(Error::data_file(path))? {
         let batch = batch.map_err(Error::data_file(path))?;
         let column = |name: &str, kind: &DataType| {
@@ -79,6 +83,11 @@ fn read(path: &str, mut each: impl FnMut(&str, usize)) -> Result<()> {
 }
 
 impl Deletes {
+    /// Data files that lack rows.
+    pub(crate) fn files(self) -> HashSet<String> {
+        self.positions.into_keys().collect()
+    }
+
     /// The rows of a row group that are left, if any of its rows is deleted.
     pub(crate) fn selection(&self, path: &str, first_row: usize, rows: usize) -> Option<RowSelection> {
         let positions = self.positions.get(path)?;

@@ -5,6 +5,8 @@
 
 use forebay_types::{Coded, Fault, Report};
 
+use crate::storage::{Failure, Location, Trouble};
+
 /// An error of another library, kept as the cause.
 pub type Cause = Box<dyn std::error::Error + Send + Sync>;
 
@@ -112,12 +114,17 @@ pub enum Error {
         #[source]
         cause: std::io::Error,
     },
-    /// A location that is not a local path.
-    #[error("could not use the location `{location}`: only absolute local paths and `file://` URIs work")]
+    /// A location that is neither a local path nor in an object store we know.
+    #[error(
+        "could not use the location `{location}`: it is neither an absolute path nor a URI `file://`, `s3://`, `gs://` or `az://`"
+    )]
     Location { location: String },
     /// Stored values do not fit the Arrow type recorded for the column.
     #[error("could not read column `{column}` as {kind}: {why}")]
     Recorded { column: String, kind: String, why: String },
+    /// An object store did not do what it was asked to.
+    #[error(transparent)]
+    Remote(#[from] Failure),
     /// Iceberg or Parquet refused what we made.
     #[error("could not {verb}")]
     Internal {
@@ -128,24 +135,32 @@ pub enum Error {
 }
 
 impl Error {
-    /// An [`Error::Internal`] maker for `map_err`.
+    /// An [`Error::Internal`] maker for `map_err`. An object store's failure inside it is told as what it is.
     pub(crate) fn internal<E: Into<Cause>>(verb: &'static str) -> impl FnOnce(E) -> Self {
-        move |cause| Self::Internal { verb, cause: cause.into() }
+        move |cause| or_remote(cause.into(), |cause| Self::Internal { verb, cause })
     }
 
     /// An [`Error::Metadata`] maker for `map_err`.
     pub(crate) fn metadata<E: Into<Cause>>(path: &str) -> impl FnOnce(E) -> Self + '_ {
-        move |cause| Self::Metadata { path: path.to_owned(), cause: cause.into() }
+        move |cause| or_remote(cause.into(), |cause| Self::Metadata { path: path.to_owned(), cause })
     }
 
     /// An [`Error::DataFile`] maker for `map_err`.
     pub(crate) fn data_file<E: Into<Cause>>(path: &str) -> impl FnOnce(E) -> Self + '_ {
-        move |cause| Self::DataFile { path: path.to_owned(), cause: cause.into() }
+        move |cause| or_remote(cause.into(), |cause| Self::DataFile { path: path.to_owned(), cause })
     }
 
     /// An [`Error::Storage`] maker for `map_err`.
     pub(crate) fn storage<'a>(verb: &'static str, path: &'a std::path::Path) -> impl FnOnce(std::io::Error) -> Self + 'a {
         move |cause| Self::Storage { verb, path: path.display().to_string(), cause }
+    }
+
+    /// An [`Error::Storage`], or [`Error::Remote`], maker for `map_err`.
+    pub(crate) fn file<'a>(verb: &'static str, location: &'a Location) -> impl FnOnce(std::io::Error) -> Self + 'a {
+        move |cause| match Failure::within(&cause) {
+            Some(failure) => Self::Remote(failure.clone()),
+            None => Self::Storage { verb, path: location.to_string(), cause },
+        }
     }
 
     /// The stable code and whose turn it is.
@@ -180,6 +195,13 @@ impl Error {
             Self::Location { .. } => ("LAK0026", Fault::Usage),
             Self::Recorded { .. } => ("LAK0027", Request),
             Self::Internal { .. } => ("LAK0028", Platform),
+            Self::Remote(failure) => match failure.trouble {
+                Trouble::Credentials => ("LAK0040", Fault::Usage),
+                Trouble::Bucket => ("LAK0041", Fault::Usage),
+                Trouble::Refused => ("LAK0042", Fault::Usage),
+                Trouble::Unreachable => ("LAK0043", Platform),
+                Trouble::Missing | Trouble::Other => ("LAK0025", Platform),
+            },
         }
     }
 
@@ -216,9 +238,32 @@ impl Error {
                 Some(near(name).unwrap_or_else(|| "use `best_effort` to leave unknown columns out".into()))
             }
             Self::SourceValue { .. } => Some("correct the file, or create the table with a wider type".into()),
+            Self::Remote(failure) => remote_hint(failure.trouble).map(str::to_owned),
             Self::Recorded { .. } => Some(format!("remove the table property `{}`", crate::schema::TYPES_PROPERTY)),
             _ => None,
         }
+    }
+}
+
+/// What to do about a failure of an object store.
+fn remote_hint(trouble: Trouble) -> Option<&'static str> {
+    match trouble {
+        Trouble::Credentials => Some(
+            "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or `[profiles.<name>.storage]` in the \
+             configuration; `GOOGLE_…` and `AZURE_…` for the other stores",
+        ),
+        Trouble::Bucket => Some("create the bucket first, and check its name, AWS_ENDPOINT_URL and AWS_REGION"),
+        Trouble::Refused => Some("check the credentials, their region, and what they are allowed to do in this bucket"),
+        Trouble::Unreachable => Some("check the network, AWS_ENDPOINT_URL, and that the server runs; then try again"),
+        Trouble::Missing | Trouble::Other => None,
+    }
+}
+
+/// A failure of an object store that an error was made of, unless it only says that the file is missing; else `other`.
+fn or_remote(cause: Cause, other: impl FnOnce(Cause) -> Error) -> Error {
+    match Failure::within(cause.as_ref()).filter(|failure| failure.trouble != Trouble::Missing) {
+        Some(failure) => Error::Remote(failure.clone()),
+        None => other(cause),
     }
 }
 

@@ -3,8 +3,7 @@
 //! Runs on threads of its own (never on the async executor). A file is complete and synced when it is returned.
 
 use std::collections::{HashMap, VecDeque};
-use std::fs::{File, OpenOptions};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow::array::{ArrayRef, AsArray, RecordBatch};
@@ -21,19 +20,19 @@ use crate::conform::field_id;
 use crate::error::{Error, Result};
 use crate::metrics::{self, Written};
 use crate::partition::Group;
-use crate::storage;
+use crate::storage::{self, Location, Writer};
 
 /// Rows of a row group: the unit of parallel decoding and of pruning.
 const ROW_GROUP_ROWS_MAX: usize = 128 * 1024;
 /// A file that reached this size is closed, and the next row group opens a new one.
-const FILE_BYTES_TARGET: usize = 384 * 1024 * 1024;
+pub(crate) const FILE_BYTES_TARGET: usize = 384 * 1024 * 1024;
 /// Below so many values (rows times columns), starting threads costs more than it gains.
 const PARALLEL_VALUES_MIN: usize = 64 * 1024;
 
 /// Where and as what the files are written.
 pub(crate) struct Target {
     /// The table's `data` folder; exists.
-    pub folder: PathBuf,
+    pub folder: Location,
     /// The Iceberg schema.
     pub schema: Arc<Schema>,
     /// The stored Arrow schema, with field ids.
@@ -41,7 +40,7 @@ pub(crate) struct Target {
     /// The partition spec the groups were split by.
     pub spec_id: i32,
     /// Files made so far: they go again if one of them cannot be finished, above all when the disk is full.
-    pub created: Mutex<Vec<PathBuf>>,
+    pub created: Mutex<Vec<Location>>,
 }
 
 /// Writes every group to files of its own, or none. Blocks.
@@ -50,7 +49,7 @@ pub(crate) fn write(groups: Vec<Group>, target: &Target) -> Result<Vec<DataFile>
     if written.is_err() {
         for path in target.created.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
             // The error that matters is the write's; a file that stays belongs to no table.
-            let _ = std::fs::remove_file(path);
+            let _ = storage::remove(&path);
         }
     }
     written
@@ -145,8 +144,8 @@ fn row_groups(batches: &[RecordBatch]) -> Vec<Vec<RecordBatch>> {
 }
 
 struct OpenFile {
-    path: PathBuf,
-    writer: SerializedFileWriter<File>,
+    path: Location,
+    writer: SerializedFileWriter<Writer>,
     columns: ArrowRowGroupWriterFactory,
     nans: HashMap<i32, u64>,
     groups: usize,
@@ -163,8 +162,8 @@ fn properties() -> WriterPropertiesPtr {
 
 impl OpenFile {
     fn create(target: &Target) -> Result<Self> {
-        let path = target.folder.join(format!("{}.parquet", uuid::Uuid::now_v7()));
-        let file = OpenOptions::new().write(true).create_new(true).open(&path).map_err(Error::storage("create", &path))?;
+        let path = target.folder.join(&format!("{}.parquet", uuid::Uuid::now_v7()));
+        let file = Writer::create(&path).map_err(Error::file("create", &path))?;
         target.created.lock().unwrap_or_else(PoisonError::into_inner).push(path.clone());
         let failed = |error| failed(&path, error);
         let schema = ArrowSchemaConverter::new().schema_root("table").convert(&target.arrow).map_err(failed)?;
@@ -190,8 +189,8 @@ impl OpenFile {
     fn close(mut self) -> Result<Written> {
         let footer = self.writer.finish().map_err(|error| failed(&self.path, error))?;
         let bytes = u64::try_from(self.writer.bytes_written()).expect("a file size fits into 64 bits");
-        self.writer.inner().sync_all().map_err(Error::storage("sync", &self.path))?;
-        Ok(Written { path: text(&self.path), bytes, footer, nans: self.nans })
+        self.writer.inner_mut().close().map_err(Error::file("sync", &self.path))?;
+        Ok(Written { path: self.path.text(), bytes, footer, nans: self.nans })
     }
 }
 
@@ -201,10 +200,10 @@ pub(crate) fn text(path: &Path) -> String {
 }
 
 /// A write error: the disk's if there is one inside, else Parquet's.
-fn failed(path: &Path, error: ParquetError) -> Error {
+fn failed(path: &Location, error: ParquetError) -> Error {
     match error {
         ParquetError::External(cause) => match cause.downcast::<std::io::Error>() {
-            Ok(cause) => Error::storage("write", path)(*cause),
+            Ok(cause) => Error::file("write", path)(*cause),
             Err(cause) => Error::Internal { verb: "write a Parquet file", cause },
         },
         other => Error::Internal { verb: "write a Parquet file", cause: other.into() },

@@ -1,4 +1,4 @@
-//! Iceberg v2 tables on a local disk: create, write, scan, import. Metadata and files are what any other engine reads.
+//! Iceberg v2 tables on a local disk or in an object store: create, write, scan, import. Metadata and files are what any other engine reads.
 //!
 //! A table is named by the location of one immutable metadata file; which one is current is the catalog's business.
 //! So nothing here locks: a write makes new files and a new metadata file, durable when the call returns, and two
@@ -17,10 +17,12 @@
 
 mod cast;
 mod commit;
+mod compact;
 mod conform;
 mod csv;
 mod deletes;
 mod error;
+mod expire;
 mod facts;
 mod files;
 mod join;
@@ -28,6 +30,7 @@ mod metrics;
 mod overwrite;
 mod partition;
 mod predicate;
+mod reach;
 mod replay;
 mod rows;
 mod scan;
@@ -43,12 +46,16 @@ mod write;
 #[cfg(test)]
 mod tests;
 
+pub use compact::{Compacted, compact};
 pub use error::{Cause, Error, Result};
+pub use expire::{Expired, expire};
 pub use facts::{ColumnFacts, TableFacts, facts};
 pub use partition::PARTITIONS_MAX;
+pub use reach::{FoundFile, files_below, files_of, name, remove_files};
 pub use replay::replay_append;
 pub use scan::{ScanRequest, ScanStats, Scanned, scan};
 pub use schema::TYPES_PROPERTY;
 pub use source::{SOURCE_FILES_MAX, SourceFile, SourceFormat, infer_schema, read_source, sources};
+pub use storage::{Failure, Repeat, StorageOptions, Trouble, check_storage, object_store, remote_location, use_storage};
 pub use table::{FieldInfo, TableInfo, load};
 pub use write::{Mode, WriteRequest, Written, create, write};

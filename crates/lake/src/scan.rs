@@ -8,7 +8,7 @@
 //! within a commit in the order of files and rows. Decoding runs on as many threads as there are processors.
 
 use std::collections::BTreeSet;
-use std::fs::File;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -27,8 +27,9 @@ use crate::error::{Error, Result, nearest};
 use crate::files::on_threads;
 use crate::predicate::{Filter, Keep, RowFilter};
 use crate::statistics::{self, FileColumn};
+use crate::storage::{Location, Reader};
 use crate::table::{LiveFile, LiveFiles, Table};
-use crate::{join, storage, strings};
+use crate::{join, strings};
 
 /// Rows of a batch, at most.
 const BATCH_ROWS_MAX: usize = 128 * 1024;
@@ -184,7 +185,8 @@ impl Plan {
             let feature = format!("a data file in {} format", live.file.file_format());
             return Err(Error::Unsupported { table: self.table.location.clone(), feature });
         }
-        let file = open_file(&path)?;
+        let mut file = open_file(&path, Some(live.file.file_size_in_bytes()))?;
+        file.prefetch_tail().map_err(Error::data_file(&path))?;
         let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
         let metadata = ArrowReaderMetadata::load(&file, options).map_err(Error::data_file(&path))?;
         let sources: Vec<Source> = columns.read.iter().map(|&column| self.source(column, live, &metadata)).collect();
@@ -210,7 +212,8 @@ impl Plan {
             .filter_map(|(source, field)| if let Source::Root(root) = source { Some((*root, field.data_type())) } else { None })
             .collect();
         let metadata = strings::retyped(metadata, &kinds).map_err(Error::data_file(&path))?;
-        Ok(OpenFile { path, metadata, sources, roots, mask, groups, bytes })
+        let size = live.file.file_size_in_bytes();
+        Ok(OpenFile { path, size, metadata, sources, roots, mask, groups, bytes })
     }
 
     fn choose_row_groups(&self, live: &LiveFile, metadata: &ArrowReaderMetadata) -> Vec<bool> {
@@ -253,7 +256,8 @@ impl Plan {
     /// Decodes, casts and filters one row group.
     fn decode(&self, file: &OpenFile, group: &Group, columns: &ReadColumns) -> Result<Vec<RecordBatch>> {
         // A handle of its own: a cloned one would share its position with other threads.
-        let handle = open_file(&file.path)?;
+        let mut handle = open_file(&file.path, Some(file.size))?;
+        handle.prefetch(&Self::ranges(file, group)).map_err(Error::data_file(&file.path))?;
         let mut builder = ParquetRecordBatchReaderBuilder::new_with_metadata(handle, file.metadata.clone())
             .with_row_groups(vec![group.index])
             .with_projection(file.mask.clone())
@@ -279,6 +283,13 @@ impl Plan {
             }
         }
         Ok(batches)
+    }
+
+    /// Where the bytes of a row group are that will be decoded.
+    fn ranges(file: &OpenFile, group: &Group) -> Vec<Range<u64>> {
+        let columns = file.metadata.metadata().row_group(group.index).columns().iter().enumerate();
+        let read = columns.filter(|(leaf, _)| file.mask.leaf_included(*leaf)).map(|(_, chunk)| chunk.byte_range());
+        read.map(|(start, bytes)| start..start + bytes).collect()
     }
 
     /// Brings what the file holds to the table's columns and types.
@@ -360,6 +371,8 @@ enum Source {
 
 struct OpenFile {
     path: String,
+    /// Of the whole file, in bytes.
+    size: u64,
     metadata: ArrowReaderMetadata,
     /// One per column read.
     sources: Vec<Source>,
@@ -377,9 +390,9 @@ struct Group {
     selection: Option<RowSelection>,
 }
 
-/// Opens a file that metadata names.
-pub(crate) fn open_file(path: &str) -> Result<File> {
-    File::open(storage::plain_path(path)?).map_err(Error::data_file(path))
+/// Opens a file that metadata names, of so many bytes if that is known.
+pub(crate) fn open_file(path: &str, bytes: Option<u64>) -> Result<Reader> {
+    Reader::open(&Location::parse(path)?, bytes).map_err(Error::data_file(path))
 }
 
 /// Applies `work` to every item on a bounded number of threads; results in the order of items, or an error.

@@ -136,7 +136,7 @@ impl Table {
     /// Reads a metadata file.
     pub(crate) async fn open(metadata_location: &str) -> Result<Self> {
         let location = storage::plain_location(metadata_location)?;
-        let io = FileIO::new_with_fs();
+        let io = storage::file_io();
         let metadata = guarded(&location, TableMetadata::read_from(&io, &location)).await?;
         let notes = schema::notes_from_text(metadata.properties());
         Ok(Self { metadata, location, io, notes })

@@ -6,6 +6,7 @@ mod codes;
 mod imports;
 mod model;
 mod pruning;
+mod remote;
 mod replay;
 mod row_deletes;
 mod strings;

@@ -27,13 +27,14 @@ use crate::error::{Error, Result, nearest};
 use crate::predicate::Filter;
 use crate::rows::{self, Rows};
 use crate::schema::{self, TYPES_PROPERTY};
+use crate::storage::Location;
 use crate::table::Table;
 use crate::{overwrite, partition, storage};
 
 /// What to write where.
 #[derive(Debug, Clone)]
 pub struct WriteRequest {
-    /// Folder of the table if one is made; an absolute path or `file://` URI.
+    /// Folder of the table if one is made; an absolute path, a `file://` URI, or one of an object store.
     pub location: String,
     /// The metadata file of the table before; `None`: it does not exist yet.
     pub base: Option<String>,
@@ -177,12 +178,12 @@ fn fresh(
 
 /// `location`, or a sibling if there is a table already.
 fn free_location(location: &str) -> Result<String> {
-    let location = storage::plain_location(location)?;
-    if storage::plain_path(&location)?.join("metadata").exists() {
+    let location = Location::parse(location)?;
+    if storage::is_taken(&location.join("metadata"))? {
         let (suffix, _) = Uuid::new_v4().as_u64_pair();
         return Ok(format!("{location}-{suffix:016x}"));
     }
-    Ok(location)
+    Ok(location.text())
 }
 
 /// The table unchanged but for properties.

@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Instant;
 
-use forebay_lake::{Mode, ScanRequest, WriteRequest};
+use forebay_lake::{Mode, ScanRequest, StorageOptions, WriteRequest};
 use forebay_shm::arena::{self, Settings};
 use forebay_shm::{Channel, Frame, Inputs, die_with_parent, monotonic_ns};
 use forebay_sipc::call::{Call, CallInput, Preview, Reply, Times, Work};
@@ -94,6 +94,9 @@ struct Function<'a> {
 impl Function<'_> {
     async fn run(&self) -> Result<Outcome, Told> {
         let inputs = Inputs::map(&self.call.segments, &self.frame.fds)?;
+        if !self.call.storage.is_empty() {
+            forebay_lake::use_storage("", &StorageOptions(self.call.storage.0.clone()));
+        }
         match &self.call.work {
             Work::Scan { metadata_location, snapshot_id, columns, filter, dictionary, views } => {
                 let request = ScanRequest {
@@ -114,6 +117,17 @@ impl Function<'_> {
             }
             Work::Write { .. } => self.write(&inputs).await,
             Work::Import { .. } => self.import().await,
+            Work::Compact { base, small_bytes } => {
+                let done = forebay_lake::compact(base, *small_bytes).await?;
+                let reply = Reply::Compacted {
+                    metadata_location: done.metadata_location,
+                    files_before: done.files_before as u64,
+                    files_after: done.files_after as u64,
+                    delete_files: done.delete_files as u64,
+                    rows: done.rows,
+                };
+                Ok((reply, Frame::default()))
+            }
             Work::Python { .. } => Err(nonsense(&"our own binary runs no Python").into()),
         }
     }

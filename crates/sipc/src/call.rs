@@ -9,6 +9,8 @@
 //!
 //! A function process gets its channel as file descriptor 0, takes one call, gives one reply, and exits.
 
+use std::collections::BTreeMap;
+use std::fmt;
 use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
@@ -31,6 +33,28 @@ pub struct Call {
     pub output_segment: u64,
     /// Rows of the output to print into the reply as a preview, if the user asked for one.
     pub preview: Option<Preview>,
+    /// How object stores are reached. Never sent to user code.
+    #[serde(default, skip_serializing_if = "Storage::is_empty")]
+    pub storage: Storage,
+}
+
+/// Settings of object stores by name, some of them secret: only their names are ever shown.
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Storage(pub BTreeMap<String, String>);
+
+impl Storage {
+    /// Whether nothing is said.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl fmt::Debug for Storage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.0.keys()).finish()
+    }
 }
 
 /// A segment by identity.
@@ -125,6 +149,13 @@ pub enum Work {
         /// Table properties to set (`comment`, …).
         properties: Vec<(String, String)>,
     },
+    /// Make few large files of the small ones of an Iceberg table. Takes no inputs; answered by [`Reply::Compacted`].
+    Compact {
+        /// Metadata file the table has now.
+        base: String,
+        /// Files below this size are small.
+        small_bytes: u64,
+    },
     /// Append Parquet and CSV files to an Iceberg table, in one snapshot. Takes no inputs; answered by [`Reply::Imported`].
     Import {
         /// Metadata file the table has now.
@@ -213,6 +244,19 @@ pub enum Reply {
         files: Vec<String>,
         /// With `continue_on_error`: files left out, and why.
         failed: Vec<(String, String)>,
+    },
+    /// An Iceberg table was compacted.
+    Compacted {
+        /// Its new metadata file; the base's if there was nothing to do.
+        metadata_location: String,
+        /// Data files rewritten.
+        files_before: u64,
+        /// Data files they became.
+        files_after: u64,
+        /// Delete files that are gone.
+        delete_files: u64,
+        /// Rows rewritten.
+        rows: u64,
     },
     /// It failed.
     Failed {

@@ -581,8 +581,12 @@ fn calls_and_replies_are_json_as_documented() {
         },
         output_segment: 9,
         preview: Some(Preview::Head),
+        storage: Storage::default(),
     };
     let text = serde_json::to_string(&call).unwrap();
+    assert!(!text.contains("storage"), "{text}");
+    let told = Call { storage: Storage([("aws_secret_access_key".to_owned(), "s3cr3t".to_owned())].into()), ..call.clone() };
+    assert!(!format!("{told:?}").contains("s3cr3t"));
     assert!(
         text.contains(r#""work":{"kind":"python""#) && text.contains(r#"{"is":"table","name":"data","form":"pandas"}"#),
         "{text}"

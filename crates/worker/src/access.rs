@@ -4,34 +4,94 @@ use std::path::{Path, PathBuf};
 
 use forebay_plan::physical::{Node, Work};
 use forebay_runtime::Access;
+use forebay_sipc::call;
 
-use crate::{Execution, Import};
+use crate::{Compact, Execution, Import, Storage};
 
 /// For a node of a plan.
 pub fn node(node: &Node, execution: &Execution) -> Access {
     let tables = path(&execution.tables_root);
+    if locations(node, execution).any(is_remote) {
+        return remote(local(node, execution, None), &execution.storage);
+    }
+    local(node, execution, Some(tables))
+}
+
+/// Where a node of ours reads and writes tables.
+fn locations<'a>(node: &'a Node, execution: &'a Execution) -> impl Iterator<Item = &'a str> {
+    let (first, second) = match &node.work {
+        Work::Scan(scan) => (Some(scan.metadata_location.as_str()), None),
+        Work::Write(write) => (Some(execution.tables_root.as_str()), write.base.as_deref()),
+        Work::Python(_) | Work::Sql(_) => (None, None),
+    };
+    first.into_iter().chain(second)
+}
+
+/// How a node of ours reaches object stores, if it has to. User code is never told.
+pub fn storage(node: &Node, execution: &Execution) -> call::Storage {
+    if locations(node, execution).any(is_remote) { execution.storage.options.clone() } else { call::Storage::default() }
+}
+
+/// The same for an import.
+pub fn import_storage(import: &Import) -> call::Storage {
+    let far = import.files.iter().chain([&import.base]).any(|file| is_remote(file));
+    if far { import.storage.options.clone() } else { call::Storage::default() }
+}
+
+/// For a compaction.
+pub fn compact(compact: &Compact) -> Access {
+    let access = Access { write: table(&compact.base).into_iter().collect(), ..Access::default() };
+    if is_remote(&compact.base) { remote(access, &compact.storage) } else { access }
+}
+
+/// How a compaction reaches object stores.
+pub fn compact_storage(compact: &Compact) -> call::Storage {
+    if is_remote(&compact.base) { compact.storage.options.clone() } else { call::Storage::default() }
+}
+
+/// Whether a location is in an object store.
+fn is_remote(location: &str) -> bool {
+    location.contains("://") && !location.starts_with("file://")
+}
+
+/// With the network, and the files that credentials are in.
+fn remote(access: Access, storage: &Storage) -> Access {
+    Access { internet: true, read: access.read.into_iter().chain(storage.files.iter().cloned()).collect(), ..access }
+}
+
+/// On the local disk. `tables` is where new tables are made there.
+fn local(node: &Node, execution: &Execution, tables: Option<PathBuf>) -> Access {
     match &node.work {
         Work::Python(python) => Access { internet: python.internet_access, ..Access::default() },
         Work::Sql(_) => Access::default(),
         Work::Scan(scan) => {
-            Access { read: [Some(tables), table(&scan.metadata_location)].into_iter().flatten().collect(), ..Access::default() }
+            // A table of a lake elsewhere may still name files of this disk.
+            let tables = tables.or_else(|| local_root(execution));
+            Access { read: tables.into_iter().chain(table(&scan.metadata_location)).collect(), ..Access::default() }
         }
         Work::Write(write) => {
+            let tables = tables.or_else(|| local_root(execution));
             // The first table makes the folder, which must be there to be let in. What fails here is told by the write.
-            let _ = std::fs::create_dir_all(&tables);
+            let _ = tables.as_ref().map(std::fs::create_dir_all);
             let base = write.base.as_deref().and_then(table);
-            Access { write: std::iter::once(tables).chain(base).collect(), ..Access::default() }
+            Access { write: tables.into_iter().chain(base).collect(), ..Access::default() }
         }
     }
 }
 
 /// For an import.
 pub fn import(import: &Import) -> Access {
-    Access {
-        read: import.files.iter().map(|file| path(file)).collect(),
+    let access = Access {
+        read: import.files.iter().filter(|file| !is_remote(file)).map(|file| path(file)).collect(),
         write: table(&import.base).into_iter().collect(),
         internet: false,
-    }
+    };
+    if import.files.iter().chain([&import.base]).any(|file| is_remote(file)) { remote(access, &import.storage) } else { access }
+}
+
+/// The folder of the lake's tables, if it is on this disk.
+fn local_root(execution: &Execution) -> Option<PathBuf> {
+    (!is_remote(&execution.tables_root)).then(|| path(&execution.tables_root))
 }
 
 /// A path or `file://` URI as a path.
@@ -41,6 +101,9 @@ fn path(uri: &str) -> PathBuf {
 
 /// The folder of a table, by its metadata file: `<table>/metadata/<file>`.
 fn table(metadata_location: &str) -> Option<PathBuf> {
+    if is_remote(metadata_location) {
+        return None;
+    }
     let folder = path(metadata_location).parent().and_then(Path::parent).map(Path::to_owned);
     folder.filter(|folder| folder.parent().is_some())
 }
@@ -52,6 +115,7 @@ mod tests {
     #[test]
     fn folders_of_tables() {
         assert_eq!(table("file:///lake/tables/n/t-1/metadata/v1.json"), Some("/lake/tables/n/t-1".into()));
+        assert_eq!(table("s3://bucket/tables/n/t-1/metadata/v1.json"), None);
         assert_eq!(table("/nowhere.json"), None);
         assert_eq!(table("/metadata/nowhere.json"), None, "never the root");
     }

@@ -172,6 +172,21 @@ pub struct Outcome {
     pub failed_expectations: Vec<String>,
 }
 
+/// A compaction that was done, not committed yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Compacted {
+    /// The table's new metadata file; the base's if there was nothing to do.
+    pub metadata_location: String,
+    /// Data files rewritten.
+    pub files_before: u64,
+    /// Data files they became.
+    pub files_after: u64,
+    /// Delete files that are gone.
+    pub delete_files: u64,
+    /// Rows rewritten.
+    pub rows: u64,
+}
+
 /// An import that was done, not committed yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Imported {

@@ -29,7 +29,9 @@ use forebay_sipc::call::{Call, Preview, Reply};
 use forebay_types::{Coded, Fault, Report};
 
 pub use call::new_location;
-pub use event::{Imported, KeptTable, NodeError, NodeOutcome, NodeStatus, Outcome, RunStatus, WorkerEvent, WrittenTable};
+pub use event::{
+    Compacted, Imported, KeptTable, NodeError, NodeOutcome, NodeStatus, Outcome, RunStatus, WorkerEvent, WrittenTable,
+};
 pub use forebay_envs::Environment;
 pub use forebay_runtime::{CancelToken, Mode as SandboxMode, Settings as SandboxSettings, Stream};
 
@@ -73,6 +75,15 @@ impl Options {
     }
 }
 
+/// How object stores are reached.
+#[derive(Debug, Clone, Default)]
+pub struct Storage {
+    /// Settings by name, some of them secret.
+    pub options: forebay_sipc::call::Storage,
+    /// Files that these settings point to.
+    pub files: Vec<PathBuf>,
+}
+
 /// A plan to run.
 #[derive(Debug, Clone)]
 pub struct Execution {
@@ -92,6 +103,8 @@ pub struct Execution {
     pub keep: Vec<NodeId>,
     /// How functions are confined.
     pub sandbox: SandboxSettings,
+    /// How object stores are reached: told to our own functions that need it, never to user code.
+    pub storage: Storage,
 }
 
 /// Files to append to a table.
@@ -111,6 +124,23 @@ pub struct Import {
     pub properties: Vec<(String, String)>,
     /// How its process is confined.
     pub sandbox: SandboxSettings,
+    /// How object stores are reached.
+    pub storage: Storage,
+}
+
+/// A table whose small files are rewritten.
+#[derive(Debug, Clone)]
+pub struct Compact {
+    /// Shown in messages, usually the table's name.
+    pub name: String,
+    /// Metadata file of the table.
+    pub base: String,
+    /// Files below this size are small.
+    pub small_bytes: u64,
+    /// How its process is confined.
+    pub sandbox: SandboxSettings,
+    /// How object stores are reached.
+    pub storage: Storage,
 }
 
 /// The worker could not be opened, or was given a plan it cannot run.
@@ -196,27 +226,65 @@ impl Worker {
             },
             output_segment: self.segment_ids.next(),
             preview: None,
+            storage: access::import_storage(import),
         };
-        let program = self.system_program();
-        let folder = self.options.cache_dir.clone();
-        let access = access::import(import);
-        let launch = Launch {
-            node: &node,
-            program: &program,
-            folder: &folder,
-            limits: ProcessLimits::default(),
-            sandbox: &self.sandbox,
-            settings: &import.sandbox,
-            access: &access,
-        };
-        let answer = FunctionProcess::spawn(&launch, cancel).and_then(|process| {
-            let mut on_line = |stream, line: &str| events(WorkerEvent::Log { node: node.clone(), stream, line: line.to_owned() });
-            process.call(&call, Vec::new(), Vec::new(), &mut on_line)
-        });
-        match answer.map_err(|failure| run::node_error(&failure))?.reply {
+        match self.alone(&call, &access::import(import), &import.sandbox, events, cancel)? {
             Reply::Imported { metadata_location, rows, files, failed } => Ok(Imported { metadata_location, rows, files, failed }),
             _ => Err(run::wrong_answer(&node, "an import answered with something else")),
         }
+    }
+
+    /// Rewrites the small files of a table, in a process of its own.
+    pub fn compact(
+        &self,
+        compact: &Compact,
+        events: &(dyn Fn(WorkerEvent) + Sync),
+        cancel: &CancelToken,
+    ) -> Result<Compacted, NodeError> {
+        let node = format!("compact:{}", compact.name);
+        let call = Call {
+            node: node.clone(),
+            segments: Vec::new(),
+            inputs: Vec::new(),
+            work: forebay_sipc::call::Work::Compact { base: compact.base.clone(), small_bytes: compact.small_bytes },
+            output_segment: self.segment_ids.next(),
+            preview: None,
+            storage: access::compact_storage(compact),
+        };
+        match self.alone(&call, &access::compact(compact), &compact.sandbox, events, cancel)? {
+            Reply::Compacted { metadata_location, files_before, files_after, delete_files, rows } => {
+                Ok(Compacted { metadata_location, files_before, files_after, delete_files, rows })
+            }
+            _ => Err(run::wrong_answer(&node, "a compaction answered with something else")),
+        }
+    }
+
+    /// Makes one call of one of our own functions, which takes no tables.
+    fn alone(
+        &self,
+        call: &Call,
+        access: &forebay_runtime::Access,
+        settings: &SandboxSettings,
+        events: &(dyn Fn(WorkerEvent) + Sync),
+        cancel: &CancelToken,
+    ) -> Result<Reply, NodeError> {
+        let program = self.system_program();
+        let node = call.node.as_str();
+        let launch = Launch {
+            node,
+            program: &program,
+            folder: &self.options.cache_dir,
+            limits: ProcessLimits::default(),
+            sandbox: &self.sandbox,
+            settings,
+            access,
+        };
+        let answer = FunctionProcess::spawn(&launch, cancel).and_then(|process| {
+            let mut on_line =
+                |stream, line: &str| events(WorkerEvent::Log { node: node.to_owned(), stream, line: line.to_owned() });
+            process.call(call, Vec::new(), Vec::new(), &mut on_line)
+        });
+        Ok(answer.map_err(|failure| run::node_error(&failure))?.reply)
     }
 
     fn system_program(&self) -> Program {

@@ -246,6 +246,7 @@ impl<'run> Run<'run> {
             work: call::work(node, &context),
             output_segment: segment_id,
             preview: execution.preview.filter(|_| is_shown),
+            storage: access::storage(node, execution),
         };
         let files = given.iter().map(|segment| Arc::clone(&segment.file)).collect();
         let messages = inputs.iter().map(|table| Arc::clone(&table.message)).collect();

@@ -38,6 +38,7 @@ fn run(executor: &str, nodes: Vec<Node>, cancel: &CancelToken) -> (Outcome, Vec<
         preview: None,
         keep: vec![],
         sandbox: SandboxSettings::default(),
+        storage: crate::Storage::default(),
     };
     let seen = Mutex::new(Vec::new());
     let events = |event| {
@@ -100,6 +101,7 @@ fn an_import_that_does_not_answer_is_an_error() {
         continue_on_error: false,
         properties: vec![],
         sandbox: SandboxSettings::default(),
+        storage: crate::Storage::default(),
     };
     let error = Worker::new(options).unwrap().import(&import, &|_| {}, &CancelToken::default()).unwrap_err();
     assert_eq!(error.report.code.0, "RUN0010");

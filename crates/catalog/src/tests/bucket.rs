@@ -106,7 +106,7 @@ impl ObjectStore for Faulty {
     }
 
     fn list(&self, _: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta, CallError>> {
-        unreachable!("lists are shallow")
+        unreachable!("only collections look at everything")
     }
 
     async fn copy_opts(&self, _: &Path, _: &Path, _: CopyOptions) -> Result<(), CallError> {
@@ -260,4 +260,58 @@ fn writers_in_one_bucket_lose_nothing() {
     let catalog = open();
     assert_eq!(catalog.tree(&head(&catalog, "main")).unwrap().tables.len(), WRITERS * COMMITS);
     assert_eq!(catalog.log(&head(&catalog, "main")).count(), 1 + WRITERS * COMMITS);
+}
+
+/// A store that writes whatever the condition.
+#[derive(Debug)]
+struct Careless(Arc<dyn ObjectStore>, Vec<&'static str>);
+
+impl std::fmt::Display for Careless {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "careless")
+    }
+}
+
+#[async_trait::async_trait]
+impl ObjectStore for Careless {
+    async fn put_opts(&self, path: &Path, payload: PutPayload, mut options: PutOptions) -> Result<PutResult, CallError> {
+        let ignored = match &options.mode {
+            object_store::PutMode::Create => self.1.contains(&"create"),
+            object_store::PutMode::Update(_) => self.1.contains(&"update"),
+            object_store::PutMode::Overwrite => false,
+        };
+        if ignored {
+            options.mode = object_store::PutMode::Overwrite;
+        }
+        self.0.put_opts(path, payload, options).await
+    }
+    async fn get_opts(&self, path: &Path, options: GetOptions) -> Result<GetResult, CallError> {
+        self.0.get_opts(path, options).await
+    }
+    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult, CallError> {
+        self.0.list_with_delimiter(prefix).await
+    }
+    async fn put_multipart_opts(&self, _: &Path, _: PutMultipartOptions) -> Result<Box<dyn MultipartUpload>, CallError> {
+        unreachable!("objects of the catalog are put in one piece")
+    }
+    fn delete_stream(&self, _: BoxStream<'static, Result<Path, CallError>>) -> BoxStream<'static, Result<Path, CallError>> {
+        unreachable!("nothing is deleted")
+    }
+    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta, CallError>> {
+        self.0.list(prefix)
+    }
+    async fn copy_opts(&self, _: &Path, _: &Path, _: CopyOptions) -> Result<(), CallError> {
+        unreachable!("nothing is copied")
+    }
+}
+
+#[test]
+fn a_store_that_does_not_compare_is_refused() {
+    for ignored in [vec!["create"], vec!["update"], vec!["create", "update"]] {
+        let inner = memory();
+        assert_eq!(code(lake(Arc::new(Careless(Arc::clone(&inner), ignored.clone())))), "CAT0027", "{ignored:?}");
+        drop(lake(Arc::clone(&inner)).unwrap());
+        assert_eq!(code(lake(Arc::new(Careless(inner, ignored)))), "CAT0027", "also where a lake is");
+    }
+    lake(Arc::new(Careless(memory(), vec![]))).unwrap();
 }

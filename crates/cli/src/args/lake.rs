@@ -262,8 +262,8 @@ pub struct RevertArgs {
 /// `gc`
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  forebay gc --dry-run\n  forebay gc --grace 12h\n\n\
-    What a deleted branch leaves: commits and lists of tables that no branch or tag leads to. Others may work\n\
-    meanwhile. Files of tables are not removed yet.")]
+    What deleted branches, failed runs and aborted writes leave: commits that no branch or tag leads to, and files\n\
+    that no table of any commit needs. Others may work meanwhile, as long as none takes longer than the grace time.")]
 pub struct GcArgs {
     /// Keep what was written or needed within this time: 90s, 30m, 12h, 7d
     #[arg(long, value_name = "TIME", default_value = "7d", value_parser = seconds)]
@@ -396,6 +396,46 @@ pub enum TableCommand {
         forebay table revert flights delays -s v1 -i fix --replace\n\n\
         What one commit changed together is reverted together: name all of its tables, or use `forebay revert`.")]
     Revert(TableRevertArgs),
+    /// Make few large files of the small ones of a table; its rows stay the same
+    #[command(
+        after_help = "Examples:\n  forebay table compact flights\n  forebay table compact flights -b try-it --small-files 16\n\n\
+        Rows that other engines have deleted in files of their own are taken out of the data files for good."
+    )]
+    Compact {
+        /// Name of the table, `name` or `namespace.name`
+        name: String,
+        /// Branch to change it on [default: the active branch]
+        #[arg(short = 'b', long)]
+        branch: Option<String>,
+        /// Namespace, if the name has none [default: default]
+        #[arg(short = 'n', long)]
+        namespace: Option<String>,
+        /// Files below so many megabytes are small
+        #[arg(long, value_name = "MB", default_value_t = 96)]
+        small_files: u64,
+    },
+    /// Let a table forget old snapshots
+    #[command(
+        after_help = "Examples:\n  forebay table expire flights\n  forebay table expire flights --older-than 30d --keep 10\n\n\
+        The current snapshot always stays. Older commits of the branch still have all of theirs; files go with `forebay gc`\n\
+        when no commit leads to them."
+    )]
+    Expire {
+        /// Name of the table, `name` or `namespace.name`
+        name: String,
+        /// Branch to change it on [default: the active branch]
+        #[arg(short = 'b', long)]
+        branch: Option<String>,
+        /// Namespace, if the name has none [default: default]
+        #[arg(short = 'n', long)]
+        namespace: Option<String>,
+        /// Keep snapshots made within this time: 90s, 30m, 12h, 7d
+        #[arg(long, value_name = "TIME", default_value = "7d", value_parser = seconds)]
+        older_than: u64,
+        /// Keep at least so many of the newest
+        #[arg(long, value_name = "N", default_value_t = 1)]
+        keep: u64,
+    },
     /// Remove a table from a branch; older commits keep it
     #[command(visible_alias = "delete", visible_alias = "drop", after_help = "Examples:\n  forebay table rm flights -b try-it")]
     Rm {

@@ -1,7 +1,6 @@
 //! `commit`: the history of a ref. `revert`: undoing what is in it. `gc`: removing what is in none.
 
-use forebay_control::api::{Commit, CommitWords, Op, Ref};
-use serde::{Deserialize, Serialize};
+use forebay_control::api::{Commit, CommitWords, Garbage, Op, Ref};
 use serde_json::json;
 
 use super::moved;
@@ -9,7 +8,7 @@ use crate::args::{CommitArgs, GcArgs, RevertArgs};
 use crate::context::Context;
 use crate::error::Result;
 use crate::render::commits;
-use crate::render::text::{count, counted};
+use crate::render::text::{bytes, count, counted};
 
 pub fn run(context: &Context, args: CommitArgs) -> Result<()> {
     let mut session = context.session()?;
@@ -48,17 +47,17 @@ pub fn revert(context: &Context, args: RevertArgs) -> Result<()> {
     moved(context, &format!("reverted {what}: `{branch}` is"), "branch", &at)
 }
 
-#[derive(Debug, Serialize, Deserialize)]
-struct Collected {
-    removed: u64,
-    kept: u64,
-}
-
-/// Removes catalog objects that no ref leads to.
+/// Removes what no ref leads to.
 pub fn collect(context: &Context, args: &GcArgs) -> Result<()> {
     let mut session = context.session()?;
-    let found: Collected = session.call(Op::Gc { grace_seconds: args.grace, dry_run: args.dry_run })?;
+    let found: Garbage = session.call(Op::Gc { grace_seconds: args.grace, dry_run: args.dry_run })?;
     let verb = if args.dry_run { "would remove" } else { "removed" };
     context.out.talk(&format!("{verb} {}, {} stay", counted(found.removed, "catalog object"), count(found.kept)));
+    let size = bytes(found.table_bytes);
+    context.out.talk(&format!(
+        "{verb} {} ({size}), {} stay",
+        counted(found.table_files, "table file"),
+        count(found.table_files_kept)
+    ));
     if context.out.is_json() { context.out.object(json!(found)) } else { Ok(()) }
 }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use forebay_control::api::{ImportResult, Op, Ref, Table};
+use forebay_control::api::{Compacted, Expired, ImportResult, Op, Ref, Table};
 use forebay_control::config::DEFAULT_NAMESPACE;
 use forebay_types::TableName;
 use serde::{Deserialize, Serialize};
@@ -47,6 +47,20 @@ pub fn run(context: &Context, command: TableCommand) -> Result<()> {
         TableCommand::Create(args) => create(context, &mut session, args),
         TableCommand::Import(args) => import(context, &mut session, args),
         TableCommand::Revert(args) => revert(context, &mut session, args),
+        TableCommand::Compact { name, branch, namespace, small_files } => {
+            let small_bytes = small_files.saturating_mul(1_000_000);
+            let op = Op::TableCompact { name, branch: session.or_active(branch), namespace, small_bytes };
+            let done: Compacted = session.call(op)?;
+            let (before, after) = (counted(done.files_before, "small file"), counted(done.files_after, "file"));
+            context.out.talk(&format!("{before} became {after}, with {}", counted(done.rows, "row")));
+            if context.out.is_json() { context.out.object(json!(done)) } else { Ok(()) }
+        }
+        TableCommand::Expire { name, branch, namespace, older_than, keep } => {
+            let (branch, older_than_seconds) = (session.or_active(branch), older_than);
+            let done: Expired = session.call(Op::TableExpire { name, branch, namespace, older_than_seconds, keep_last: keep })?;
+            context.out.talk(&format!("forgot {}, {} stay", counted(done.removed, "snapshot"), count(done.kept)));
+            if context.out.is_json() { context.out.object(json!(done)) } else { Ok(()) }
+        }
         TableCommand::Rm { name, branch, namespace, if_exists, words } => {
             let branch = session.or_active(branch);
             let shown = name.clone();

@@ -21,7 +21,7 @@ impl Lab {
         let home = Home::at(&root.path().join("home")).unwrap();
         home.prepare().unwrap();
         let service = Arc::new(Service::open(&home).unwrap());
-        let lake = service.lake(&format!("file://{}", root.path().join("lake").display())).unwrap();
+        let lake = service.lake(&format!("file://{}", root.path().join("lake").display()), &StorageOptions::default()).unwrap();
         let project = root.path().join("project");
         std::fs::create_dir(&project).unwrap();
         std::fs::write(project.join("forebay.toml"), "[project]\nname = \"p\"\n").unwrap();
@@ -32,7 +32,8 @@ impl Lab {
 
     fn session(&self) -> Session<'_> {
         let author = Actor { name: "ann".into(), email: String::new() };
-        Session { service: &self.service, lake: Arc::clone(&self.lake), author, connection: &self.connection }
+        let (lake, storage) = (Arc::clone(&self.lake), StorageOptions::default());
+        Session { service: &self.service, lake, author, storage, connection: &self.connection }
     }
 
     fn job(&self) -> JobHandle {

@@ -304,9 +304,10 @@ fn every_code_has_a_page_and_a_test() {
     for part in fs::read_to_string(root.join("src/error.rs")).unwrap().split("\"LAK").skip(1) {
         codes.insert(format!("LAK{}", &part[..4]));
     }
-    assert_eq!(codes.len(), 28);
-    let tests: String =
-        ["codes", "imports"].map(|name| fs::read_to_string(root.join(format!("src/tests/{name}.rs"))).unwrap()).concat();
+    assert_eq!(codes.len(), 32);
+    let tests: String = ["codes", "imports", "remote"]
+        .map(|name| fs::read_to_string(root.join(format!("src/tests/{name}.rs"))).unwrap())
+        .concat();
     for code in codes {
         assert!(root.join(format!("../../docs/errors/{code}.md")).is_file(), "{code} has no page");
         assert!(tests.contains(&code), "{code} has no test");
