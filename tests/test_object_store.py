@@ -189,8 +189,8 @@ def test_what_is_missing_is_said(far: Lab, s3: S3Server) -> None:
     assert code(FOREBAY_LAKE="s3://no-such-bucket-here/wh") == "LAK0041"
     assert code(AWS_SECRET_ACCESS_KEY="secret-of-somebody-else") == "LAK0042"
     assert code(AWS_ENDPOINT_URL="http://127.0.0.1:1") == "LAK0043"
-    assert code(FOREBAY_LAKE="ftp://host/lake") == "CTL0003"
-    assert code(AWS_PROFILE="nobody", AWS_ACCESS_KEY_ID=None) == "CTL0003"
+    assert code(FOREBAY_LAKE="ftp://host/lake") == "CTL0023"
+    assert code(AWS_PROFILE="nobody", AWS_ACCESS_KEY_ID=None) == "CTL0023"
 
 
 def test_who_may_only_read(far: Lab, s3: S3Server) -> None:

@@ -1,11 +1,12 @@
 //! How long the catalog's operations take, in process: `bench/catalog.py` starts this and reads its lines.
 //!
 //! ```text
-//! latency <folder | slow:<ms>> <tables> <branches> <writers> <rounds>
+//! latency <folder | slow:<ms> | s3://bucket/prefix> <tables> <branches> <writers> <rounds>
 //! ```
 //!
-//! A folder is a local lake, made anew; `slow:20` is an object store in memory that takes 20 ms for each call. Each
-//! writer does all operations on branches and a table of its own, so many times. One JSON object per operation.
+//! A folder is a local lake, made anew; `slow:20` is an object store in memory that takes 20 ms for each call; a bucket is
+//! reached as the variables `AWS_…` say. Each writer does all operations on branches and a table of its own, so many times.
+//! One JSON object per operation.
 
 use async_trait::async_trait;
 use forebay_catalog::{BucketStore, Catalog, Changes, CommitInfo, FastForward, SystemClock, TableEntry};
@@ -71,6 +72,13 @@ impl ObjectStore for Slow {
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 fn open(place: &str) -> Result<Catalog, Failure> {
+    if let Some(rest) = place.strip_prefix("s3://") {
+        let (bucket, prefix) = rest.split_once('/').ok_or("a bucket and a prefix")?;
+        let retry = object_store::RetryConfig { max_retries: 0, ..object_store::RetryConfig::default() };
+        let builder = object_store::aws::AmazonS3Builder::from_env().with_bucket_name(bucket).with_retry(retry);
+        let store = builder.with_allow_http(true).build()?;
+        return Ok(Catalog::with(Arc::new(BucketStore::new(Arc::new(store), prefix)?), Arc::new(SystemClock))?);
+    }
     let Some(ms) = place.strip_prefix("slow:") else { return Ok(Catalog::open(std::path::Path::new(place))?) };
     let slow = Slow { inner: object_store::memory::InMemory::new(), call: Duration::from_millis(ms.parse()?) };
     Ok(Catalog::with(Arc::new(BucketStore::new(Arc::new(slow), "lake")?), Arc::new(SystemClock))?)

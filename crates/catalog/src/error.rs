@@ -377,7 +377,7 @@ impl Error {
             Self::NoConditionalPut { .. } => {
                 "use a store with conditional writes (`If-Match`, `If-None-Match`), or a newer version of this one".into()
             }
-            Self::NoCollection { .. } => "catalogs on a local disk can be collected; those in object stores cannot yet".into(),
+            Self::NoCollection { .. } => "leave the objects: they are small".into(),
             Self::Protected { .. } | Self::NoSuchCommit { .. } | Self::NothingToRevert { .. } => return None,
         })
     }

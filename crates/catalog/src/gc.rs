@@ -23,7 +23,8 @@
 //! ```
 //!
 //! Of two that meet, one sees the other's note, whatever is delayed. A ref that is deleted or renamed leaves a pin for its commit, so
-//! that whoever found the commit by it has the grace time to name it. A burial that was seen too late is taken back.
+//! that whoever found the commit by it has the grace time to name it. A burial that was seen too late is taken back; one that was
+//! brought to its end never is.
 //!
 //! Files of tables are not looked at here, but whoever does learns which tables can still be reached
 //! ([`Catalog::collect_and_list`]).
@@ -120,20 +121,26 @@ impl Catalog {
         }
         let lost: Vec<&str> = stamps.iter().map(|(name, _)| name.as_str()).filter(|name| !marked.names.contains(*name)).collect();
         let lost = self.commits_among(&lost)?;
-        let buried: HashSet<String> = store.list("dead")?.into_iter().collect();
+        let buried: BTreeMap<String, i64> = store.stamps("dead")?.into_iter().collect();
         if sweep == Sweep::Remove {
-            for name in lost.iter().filter(|name| !buried.contains(**name)) {
+            for name in lost.iter().filter(|name| !buried.contains_key(**name)) {
                 store.create(&format!("dead/{name}"), DEAD)?;
             }
         }
-        // From here on nobody takes up what is buried; who did before is seen now.
-        for (name, _) in store.stamps("pins")?.iter().filter(|(_, stamp)| *stamp > cutoff) {
-            self.mark_young(name, marked);
-        }
+        // From here on nobody takes up what is buried; who did before is seen now. What a ref leads to had its files when it was
+        // named, and has them still: a burial that was seen too late, or that no collection brought to its end.
         self.mark_refs(marked)?;
-        let alive = |name: &&str| marked.names.contains(*name);
+        let again: Vec<&str> = buried.keys().map(String::as_str).filter(|name| marked.names.contains(*name)).collect();
+        for (name, stamp) in store.stamps("pins")?.iter().filter(|(_, stamp)| *stamp > cutoff) {
+            // Whoever came after a burial has seen it.
+            if buried.get(name).is_none_or(|dead| stamp <= dead) {
+                self.mark_young(name, marked);
+            }
+        }
+        // A pin does not bring back what was buried before: its files may be gone.
+        let taken_up = lost.iter().copied().filter(|name| !buried.contains_key(*name) && marked.names.contains(*name));
         if sweep == Sweep::Remove {
-            for name in buried.iter().map(String::as_str).chain(lost.iter().copied()).filter(alive) {
+            for name in again.into_iter().chain(taken_up) {
                 store.swap(&format!("dead/{name}"), Some(DEAD), None)?;
             }
         }

@@ -37,10 +37,10 @@ pub(crate) const BUCKET_CALLS_AT_ONCE_MAX: usize = 64;
 pub(crate) const KNOWN_VERSIONS_MAX: usize = 20_000;
 
 /// Shortest wait before something is tried again in an object store; it doubles with each attempt, and is of random length.
-pub(crate) const BUCKET_PAUSE_MILLIS: u64 = 10;
+pub(crate) const BUCKET_PAUSE_MILLIS: u64 = if cfg!(test) { 1 } else { 10 };
 
 /// Longest wait before something is tried again in an object store.
-pub(crate) const BUCKET_PAUSE_MILLIS_MAX: u64 = 1000;
+pub(crate) const BUCKET_PAUSE_MILLIS_MAX: u64 = if cfg!(test) { 4 } else { 1000 };
 
 /// Longest value that is kept as the target of a symbolic link: what every common file system takes.
 pub(crate) const LINK_BYTES_MAX: usize = 1000;

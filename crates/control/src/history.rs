@@ -2,7 +2,6 @@
 
 use forebay_catalog::{Commit, Replace};
 use forebay_types::{TableName, parse_time};
-use serde_json::json;
 
 use crate::api::{self, Actor, CommitWords, Op, Properties};
 use crate::connection::Answer;

@@ -10,6 +10,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use futures::{StreamExt as _, TryStreamExt as _};
+use iceberg::spec::ManifestFile;
 
 use crate::error::{Error, Result};
 use crate::storage::{self, Location};
@@ -58,7 +59,7 @@ pub async fn files_of(metadata_locations: &BTreeSet<String>, tables_root: &str) 
         let snapshot = table.metadata.snapshot_by_id(id).ok_or_else(|| Error::metadata(&list)("its snapshot is gone"))?;
         Ok::<_, Error>((name(&list), table.manifests(snapshot).await?))
     };
-    let mut manifests = HashMap::new();
+    let mut manifests: HashMap<String, ManifestFile> = HashMap::new();
     let mut read = futures::stream::iter(lists.into_iter().map(read_list)).buffer_unordered(READS_AT_ONCE_MAX);
     while let Some((list, found)) = read.try_next().await? {
         names.insert(list);
@@ -66,7 +67,7 @@ pub async fn files_of(metadata_locations: &BTreeSet<String>, tables_root: &str) 
     }
     drop(read);
     let io = storage::file_io();
-    let read_manifest = |(path, manifest)| {
+    let read_manifest = |(path, manifest): (String, ManifestFile)| {
         let io = io.clone();
         async move { Ok::<_, Error>((name(&path), load_manifest(&manifest, &io).await?)) }
     };

@@ -22,6 +22,8 @@ use crate::reach::FoundFile;
 
 pub(crate) use file::{Reader, Writer};
 pub(crate) use io::file_io;
+#[cfg(test)]
+pub(crate) use remote::stand_in;
 pub use remote::{Failure, Repeat, StorageOptions, Trouble, check_storage, object_store, remote_location, use_storage};
 
 /// Where a file or folder is.

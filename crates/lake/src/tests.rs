@@ -4,6 +4,7 @@
 
 mod codes;
 mod imports;
+mod maintenance;
 mod model;
 mod pruning;
 mod remote;

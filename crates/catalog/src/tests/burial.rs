@@ -144,6 +144,9 @@ fn what_is_lost_goes_and_cannot_be_named_again() {
     let tables = [table("x.b")].into();
     assert_eq!(code(catalog.revert_tables(&branch("main"), &tables, &fork, crate::Replace::Allowed, &info(""))), "CAT0001");
     catalog.create_branch(&branch("again"), &held).unwrap();
+    // Asking for it has not brought it back.
+    let (_, live) = catalog.collect_and_list(HOUR, Sweep::Remove).unwrap();
+    assert!(!live.contains("lost") && !live.contains("fork") && live.contains("held"), "{live:?}");
     // Whoever looks only takes nothing away.
     let (world, [lost, ..]) = aged();
     let catalog = Way::to(&world, 0..0);

@@ -103,6 +103,12 @@ impl Model {
         self.gone = (0..self.nodes.len()).filter(|node| !live.contains(node)).collect();
     }
 
+    /// Where the tables of all commits are that a branch leads to.
+    fn tables(&self) -> BTreeSet<String> {
+        let live = (0..self.nodes.len()).filter(|node| !self.gone.contains(node));
+        live.flat_map(|node| self.nodes[node].tree.tables.values().map(|entry| entry.metadata_location.clone())).collect()
+    }
+
     fn before(&self, node: usize) -> Tree {
         self.nodes[node].parents.first().map(|parent| self.nodes[*parent].tree.clone()).unwrap_or_default()
     }
@@ -389,7 +395,9 @@ fn play_more(catalog: &Catalog, model: &mut Model, step: &Step) {
         }
         Step::Collect => {
             model.collect();
-            catalog.collect(std::time::Duration::ZERO, Sweep::Remove).unwrap();
+            let (_, live) = catalog.collect_and_list(std::time::Duration::ZERO, Sweep::Remove).unwrap();
+            // Files of tables that are left alone: those of every commit that a branch leads to, and no others.
+            assert_eq!(live, model.tables());
             return;
         }
         other => unreachable!("{other:?}"),

@@ -17,7 +17,7 @@ use crate::table::Table;
 use crate::{Mode, Written, load};
 
 /// Adds a snapshot with one delete file, as another engine would.
-async fn delete(lake: &Lake, written: &Written, content: DataContentType, positions: &[i64]) -> Written {
+pub(super) async fn delete(lake: &Lake, written: &Written, content: DataContentType, positions: &[i64]) -> Written {
     let table = Table::open(&written.metadata_location).await.unwrap();
     let metadata = &table.metadata;
     let parent = metadata.current_snapshot().unwrap();
