@@ -238,7 +238,7 @@ def test_names_that_are_not_there(server: RestServer) -> None:
         reply = server.ask("GET", path)
         assert (reply.status, reply.body["error"]["type"]) == (404, kind), path
     assert server.ask("GET", f"{base}?parent=default").body == {"namespaces": []}
-    assert server.ask("HEAD", f"{base}/default/tables/trips").status == 200
+    assert server.ask("HEAD", f"{base}/default/tables/trips").status == 204
     assert server.ask("HEAD", f"{base}/default/tables/nothing").status == 404
 
 

@@ -193,7 +193,7 @@ impl Change {
     pub fn parse(body: &Value) -> Result<Self, Refusal> {
         let requirements = optional(body, "requirements")?.unwrap_or_default();
         let updates: Vec<TableUpdate> = optional(body, "updates")?.ok_or_else(|| invalid("it has no `updates`"))?;
-        Ok(Self { requirements, updates: updates.into_iter().map(without_reserved).collect() })
+        Ok(Self { requirements, updates: updates.into_iter().map(our_way).collect() })
     }
 
     /// Whether it makes the table.
@@ -338,8 +338,10 @@ fn strip_reserved(properties: &mut HashMap<String, String>) {
     properties.retain(|key, _| !TableProperties::RESERVED_PROPERTIES.contains(&key.as_str()));
 }
 
-fn without_reserved(update: TableUpdate) -> TableUpdate {
+/// An update as we keep it: no reserved properties, and locations as plain paths.
+fn our_way(update: TableUpdate) -> TableUpdate {
     match update {
+        TableUpdate::SetLocation { location } => TableUpdate::SetLocation { location: rules::plain(&location) },
         TableUpdate::SetProperties { mut updates } => {
             strip_reserved(&mut updates);
             TableUpdate::SetProperties { updates }

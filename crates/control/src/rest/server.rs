@@ -189,6 +189,7 @@ async fn respond(shared: &Arc<Shared>, request: Request<Body>) -> Response<Body>
         }
         Answer { status, body: error.body() }
     });
+    let answer = if head.method == Method::HEAD { answer.without_body() } else { answer };
     let mut response = Response::builder().status(answer.status);
     if answer.status == 401 {
         response = response.header(WWW_AUTHENTICATE, "Bearer");
@@ -196,7 +197,6 @@ async fn respond(shared: &Arc<Shared>, request: Request<Body>) -> Response<Body>
     if !answer.body.is_empty() {
         response = response.header(CONTENT_TYPE, "application/json");
     }
-    // hyper leaves the body of an answer to HEAD out.
     response.body(Body::from(answer.body)).expect("status and headers are ours")
 }
 

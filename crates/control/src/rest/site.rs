@@ -54,6 +54,11 @@ impl Answer {
     pub(crate) fn nothing() -> Self {
         Self { status: 204, body: String::new() }
     }
+
+    /// The same to a HEAD: what is there, is there.
+    pub(crate) fn without_body(self) -> Self {
+        Self { status: if self.status == 200 { 204 } else { self.status }, body: String::new() }
+    }
 }
 
 /// What a write comes to, given the head of its branch.

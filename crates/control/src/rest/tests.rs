@@ -82,22 +82,32 @@ fn a_table_from_its_making_to_its_end() {
     let changed = lab.ok("POST", "namespaces/raw/tables/t", &set("owner", "bob"));
     assert_eq!(changed["metadata"]["properties"], json!({ "owner": "bob", "gc.enabled": "false" }));
     assert_eq!(lab.ok("GET", "namespaces/raw/tables/t", &Value::Null), lab.ok("GET", "namespaces/raw/tables/t", &Value::Null));
-    lab.ok("POST", "tables/rename", &json!({ "source": { "namespace": ["raw"], "name": "t" }, "destination": { "namespace": ["default"], "name": "u" } }));
-    assert_eq!(lab.ok("GET", "namespaces/default/tables", &Value::Null), json!({ "identifiers": [{ "namespace": ["default"], "name": "u" }] }));
+    lab.ok(
+        "POST",
+        "tables/rename",
+        &json!({ "source": { "namespace": ["raw"], "name": "t" }, "destination": { "namespace": ["default"], "name": "u" } }),
+    );
+    assert_eq!(
+        lab.ok("GET", "namespaces/default/tables", &Value::Null),
+        json!({ "identifiers": [{ "namespace": ["default"], "name": "u" }] })
+    );
     lab.ok("DELETE", "namespaces/default/tables/u?purgeRequested=true", &Value::Null);
     lab.ok("DELETE", "namespaces/raw", &Value::Null);
     assert!(std::fs::metadata(&location).is_ok(), "files stay");
     let commits = lab.commits();
     let words: Vec<&str> = commits.iter().map(|commit| commit.message.as_str()).collect();
-    assert_eq!(words, [
-        "Delete the namespace `raw`",
-        "Delete the table `default.u`",
-        "Rename the table `raw.t` to `default.u`",
-        "Change `raw.t`",
-        "Create the table `raw.t`",
-        "Create the namespace `raw`",
-        "Create the lake",
-    ]);
+    assert_eq!(
+        words,
+        [
+            "Delete the namespace `raw`",
+            "Delete the table `default.u`",
+            "Rename the table `raw.t` to `default.u`",
+            "Change `raw.t`",
+            "Create the table `raw.t`",
+            "Create the namespace `raw`",
+            "Create the lake",
+        ]
+    );
     assert_eq!((commits[0].author_name.as_str(), commits[0].properties["forebay.client"].as_str()), ("ann", "a test"));
 }
 

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use iceberg::TableUpdate;
-use iceberg::spec::{FormatVersion, MAIN_BRANCH, Snapshot, TableMetadata};
+use iceberg::spec::{FormatVersion, MAIN_BRANCH, Snapshot, TableMetadata, Transform};
 
 use super::{Refusal, invalid};
 use crate::storage;
@@ -134,7 +134,7 @@ impl Rules {
         if base.is_some_and(|base| base.current_snapshot().is_some()) && made.current_snapshot().is_none() {
             return Err(invalid("the current snapshot stays"));
         }
-        check_partition_sources(made)
+        check_partitions(made)
     }
 }
 
@@ -147,10 +147,14 @@ pub(super) fn first_format(updates: &[TableUpdate]) -> FormatVersion {
     wanted.unwrap_or(FormatVersion::V2)
 }
 
-/// Refuses schemas without a column that a partition spec needs: engines cannot read what was written by that spec.
-fn check_partition_sources(made: &TableMetadata) -> Result<(), Refusal> {
+/// Refuses transforms that nobody can compute, and schemas without a column that a partition spec needs: engines cannot read
+/// what was written by that spec.
+fn check_partitions(made: &TableMetadata) -> Result<(), Refusal> {
     let schema = made.current_schema();
     for field in made.partition_specs_iter().flat_map(|spec| spec.fields()) {
+        if matches!(field.transform, Transform::Unknown | Transform::Bucket(0) | Transform::Truncate(0)) {
+            return Err(invalid(format!("the partition field `{}` has a transform that is none", field.name)));
+        }
         if schema.field_by_id(field.source_id).is_none() {
             let known = made.schemas_iter().find_map(|schema| schema.name_by_field_id(field.source_id));
             return Err(invalid(format!(

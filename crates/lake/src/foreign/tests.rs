@@ -213,7 +213,8 @@ fn creations_that_make_no_sense() {
     refused(&|body| body["schema"]["fields"][0]["type"] = json!("spreadsheet"));
     refused(&|body| body["schema"]["fields"][0]["id"] = json!(9));
     refused(&|body| body["partition-spec"]["fields"][0]["source-id"] = json!(99));
-    refused(&|body| body["partition-spec"]["fields"][0]["transform"] = json!("bucket[0"));
+    refused(&|body| body["partition-spec"]["fields"][0]["transform"] = json!("bucket[0]"));
+    refused(&|body| body["partition-spec"]["fields"][0]["transform"] = json!("by the stars"));
     refused(&|body| body["properties"]["format-version"] = json!("3"));
     refused(&|body| body["properties"]["gc.enabled"] = json!("true"));
     refused(&|body| body["properties"] = json!([1]));

@@ -48,9 +48,12 @@ fn to_now(value: &mut Value) {
 #[test]
 fn what_pyiceberg_sends() {
     let lab = Lab::new();
-    assert!(replay(&lab, include_str!("../bodies/pyiceberg.json")) > 12);
+    assert!(replay(&lab, include_str!("../bodies/pyiceberg.json")) >= 12);
     let words: Vec<String> = lab.commits().into_iter().map(|commit| commit.message).collect();
-    assert!(words.contains(&"Create `raw.made`".to_owned()) && words.contains(&"Change the schema of `raw.t`".to_owned()), "{words:?}");
+    assert!(
+        words.contains(&"Create `raw.made`".to_owned()) && words.contains(&"Change the schema of `raw.t`".to_owned()),
+        "{words:?}"
+    );
 }
 
 #[test]
@@ -58,7 +61,8 @@ fn what_duckdb_sends() {
     let lab = Lab::new();
     assert!(replay(&lab, include_str!("../bodies/duckdb.json")) > 12);
     let words: Vec<String> = lab.commits().into_iter().map(|commit| commit.message).collect();
-    let both = |word: &&String| word.to_lowercase().contains("append to `duck.a`") && word.to_lowercase().contains("append to `duck.b`");
+    let both =
+        |word: &&String| word.to_lowercase().contains("append to `duck.a`") && word.to_lowercase().contains("append to `duck.b`");
     assert_eq!(words.iter().filter(both).count(), 1, "a transaction is one commit: {words:?}");
 }
 
@@ -70,8 +74,11 @@ fn sent_again_nothing_is_done_twice() {
         let (commits, files) = (lab.commits().len(), walk(lab.folder.path()));
         let lake = lab.folder.path().display().to_string();
         let calls: Vec<Value> = serde_json::from_str(&recording.replace("{LAKE}", &lake)).unwrap();
-        let adds_rows = |call: &&Value| call["method"] == "POST" && call["body"].to_string().contains("add-snapshot");
-        // Tables that were dropped or renamed since are not there, and identities differ: no more than an error.
+        // A table that was made and then dropped or renamed is made again: that is not to be told from a wish.
+        let adds_rows = |call: &&Value| {
+            let body = call["body"].to_string();
+            call["method"] == "POST" && body.contains("add-snapshot") && !body.contains("assert-create")
+        };
         for call in calls.iter().filter(adds_rows) {
             let answer = lab.ask("POST", call["path"].as_str().unwrap(), &call["body"].to_string());
             assert!(answer.map_or_else(|error| matches!(error.status().0, 404 | 409 | 400), |answer| answer.status < 300));
