@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use forebay_catalog::{BucketStore, Catalog, CommitInfo, SystemClock};
+use forebay_catalog::{Catalog, CommitInfo};
 use forebay_lake::{StorageOptions, TableInfo};
 use forebay_types::{BranchName, RefSpec, Report, TableName};
 use forebay_worker::Worker;
@@ -142,11 +142,7 @@ impl Service {
         if let Some(lake) = known.filter(holds) {
             return Ok(lake);
         }
-        let catalog = match &root {
-            Some(root) => Catalog::open(&root.join("catalog")),
-            None => open_bucket(&uri, storage)?,
-        };
-        let catalog = catalog.map_err(|error| api::Error::of(&error))?;
+        let catalog = crate::storage::open_catalog(&uri, storage).map_err(|error| api::Error::of(&error))?;
         let tables_root = format!("{uri}/tables");
         let lake = Arc::new(Lake { uri: uri.clone(), catalog, storage: storage.clone(), tables_root });
         self.lakes.lock().unwrap_or_else(PoisonError::into_inner).insert(uri.clone(), Arc::clone(&lake));
@@ -189,16 +185,6 @@ impl Service {
         tables.insert(metadata_location.to_owned(), Arc::clone(&info));
         Ok(info)
     }
-}
-
-/// The catalog of a lake in an object store. What is missing (credentials, bucket, network) is told before anything is done.
-fn open_bucket(uri: &str, storage: &StorageOptions) -> Result<Result<Catalog, forebay_catalog::Error>, api::Error> {
-    let told = |error| api::Error::of(&error);
-    forebay_lake::check_storage(uri, storage).map_err(told)?;
-    let (store, prefix) = forebay_lake::object_store(uri, storage, forebay_lake::Repeat::Never).map_err(told)?;
-    let prefix = format!("{prefix}/catalog");
-    let store = BucketStore::new(store, &prefix).map_err(Error::storage("start the threads of", uri))?;
-    Ok(Catalog::with(Arc::new(store.named(&format!("{uri}/catalog"))), Arc::new(SystemClock)))
 }
 
 impl Session<'_> {

@@ -10,7 +10,9 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use forebay_catalog::{BucketStore, Catalog, SystemClock};
 use forebay_lake::StorageOptions;
 
 use crate::config::Config;
@@ -33,7 +35,7 @@ pub fn variables() -> BTreeMap<String, String> {
 }
 
 /// The settings of a request.
-pub(crate) fn options(home: &Home, profile: &str, variables: &BTreeMap<String, String>) -> Result<StorageOptions> {
+pub fn options(home: &Home, profile: &str, variables: &BTreeMap<String, String>) -> Result<StorageOptions> {
     let mut options = from_files(variables)?;
     overlay(&mut options, Config::load(home)?.storage(profile));
     let given = variables
@@ -41,6 +43,18 @@ pub(crate) fn options(home: &Home, profile: &str, variables: &BTreeMap<String, S
         .filter(|(name, value)| !value.is_empty() && name.len() < 128 && PREFIXES.iter().any(|prefix| name.starts_with(prefix)));
     overlay(&mut options, given.map(|(name, value)| (name.to_ascii_lowercase(), value.clone())).collect());
     Ok(StorageOptions(options))
+}
+
+/// The catalog of a lake. What is missing for one in an object store (credentials, bucket, network) is told before anything is done.
+pub(crate) fn open_catalog(uri: &str, storage: &StorageOptions) -> std::result::Result<Catalog, crate::rest::Error> {
+    forebay_lake::use_storage(uri, storage);
+    if let Some(root) = uri.strip_prefix("file://") {
+        return Ok(Catalog::open(&Path::new(root).join("catalog"))?);
+    }
+    forebay_lake::check_storage(uri, storage)?;
+    let (store, prefix) = forebay_lake::object_store(uri, storage, forebay_lake::Repeat::Never)?;
+    let store = BucketStore::new(store, &format!("{prefix}/catalog")).map_err(Error::storage("start the threads of", uri))?;
+    Ok(Catalog::with(Arc::new(store.named(&format!("{uri}/catalog"))), Arc::new(SystemClock))?)
 }
 
 /// Puts settings above others. Half an identity of each would be nobody's.

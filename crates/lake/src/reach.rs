@@ -119,6 +119,14 @@ pub async fn remove_files(tables_root: &str, files: Vec<FoundFile>, cutoff_ms: i
     tokio::task::spawn_blocking(work).await.map_err(Error::internal("remove files"))?
 }
 
+/// Removes one file.
+///
+/// # Errors
+/// [`Error::Storage`] or [`Error::Remote`].
+pub fn remove_file(location: &str) -> Result<()> {
+    storage::remove(&Location::parse(location)?)
+}
+
 /// Folders of a table, and of a namespace: `<namespace>/<table>/data/…`.
 const FOLDERS_DEEP: usize = 8;
 
