@@ -50,6 +50,15 @@ pub enum Sweep {
     Remove,
 }
 
+/// Metadata locations of the tables that are left.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Live {
+    /// All of their files are needed.
+    pub tables: BTreeSet<String>,
+    /// So are the files of these, as far as they are there: an earlier collection may have taken them.
+    pub doubtful: BTreeSet<String>,
+}
+
 /// What a collection found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Collected {
@@ -85,13 +94,16 @@ impl Catalog {
     ///
     /// # Errors
     /// As [`Catalog::collect`].
-    pub fn collect_and_list(&self, grace: Duration, sweep: Sweep) -> Result<(Collected, BTreeSet<String>)> {
+    pub fn collect_and_list(&self, grace: Duration, sweep: Sweep) -> Result<(Collected, Live)> {
         let (found, kept) = self.collect_and_keep(grace, sweep)?;
-        let mut tables = BTreeSet::new();
-        for name in kept.namespaces {
-            tables.extend(self.objects.locations(&name)?);
+        let mut live = Live::default();
+        for name in &kept.namespaces {
+            live.tables.extend(self.objects.locations(name)?);
         }
-        Ok((found, tables))
+        for name in kept.doubtful.difference(&kept.namespaces) {
+            live.doubtful.extend(self.objects.locations(name)?);
+        }
+        Ok((found, live))
     }
 
     fn collect_and_keep(&self, grace: Duration, sweep: Sweep) -> Result<(Collected, Marked)> {
@@ -131,12 +143,16 @@ impl Catalog {
         // named, and has them still: a burial that was seen too late, or that no collection brought to its end.
         self.mark_refs(marked)?;
         let again: Vec<&str> = buried.keys().map(String::as_str).filter(|name| marked.names.contains(*name)).collect();
+        let mut doubtful = Marked::default();
         for (name, stamp) in store.stamps("pins")?.iter().filter(|(_, stamp)| *stamp > cutoff) {
-            // Whoever came after a burial has seen it.
-            if buried.get(name).is_none_or(|dead| stamp <= dead) {
-                self.mark_young(name, marked);
+            match buried.get(name) {
+                None => self.mark_young(name, marked),
+                // Whoever came after a burial has seen it. Who came before it has not, if that collection did not end.
+                Some(dead) if stamp <= dead => self.mark_young(name, &mut doubtful),
+                Some(_) => {}
             }
         }
+        marked.doubtful = doubtful.namespaces;
         // A pin does not bring back what was buried before: its files may be gone.
         let taken_up = lost.iter().copied().filter(|name| !buried.contains_key(*name) && marked.names.contains(*name));
         if sweep == Sweep::Remove {
@@ -236,6 +252,8 @@ struct Marked {
     names: HashSet<String>,
     /// The namespaces among them.
     namespaces: BTreeSet<String>,
+    /// Namespaces of commits that were buried while somebody may have been about to name them.
+    doubtful: BTreeSet<String>,
 }
 
 impl Marked {

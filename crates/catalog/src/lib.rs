@@ -42,7 +42,7 @@ mod tests;
 pub use catalog::{Catalog, Clock, CommitInfo, FastForward, Merge, MergeKind, SystemClock};
 pub use change::{Changes, DEFAULT_NAMESPACE, Diff, Difference, TableEntry, Tree};
 pub use error::{ConflictReason, Error, Result, TableConflict};
-pub use gc::{Collected, Sweep};
+pub use gc::{Collected, Live, Sweep};
 pub use history::Log;
 pub use object::Commit;
 pub use refs::{MAIN, Ref, RefKind};

@@ -39,7 +39,11 @@ pub(crate) fn collect(session: &Session<'_>, grace_seconds: u64, dry_run: bool) 
     let (catalog, live) = session.catalog().collect_and_list(grace, sweep).map_err(told)?;
     let root = session.lake.tables_root.clone();
     let work = async {
-        let needed = forebay_lake::files_of(&live, &root).await?;
+        let mut needed = forebay_lake::files_of(&live.tables, &root).await?;
+        for table in &live.doubtful {
+            // What of it is gone needs nothing.
+            needed.extend(forebay_lake::files_of(&[table.clone()].into(), &root).await.unwrap_or_default());
+        }
         let (mut gone, mut garbage) = (Vec::new(), Garbage::default());
         for file in forebay_lake::files_below(&root).await? {
             if file.modified_ms < cutoff && !needed.contains(&forebay_lake::name(&file.location)) {
