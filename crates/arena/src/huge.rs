@@ -6,16 +6,16 @@
 //! 2 MiB is there, it makes the whole a huge page. Measured on 4 KiB pages against this, per GiB: filling 850 against 105 ms,
 //! exit 45 against 0.3, seal 10 against 0.1, a reader's first look at each page 90 against 4 (`docs/decisions`).
 //!
-//! The kernel may wait for the other processors in each call: 0.1 ms per huge page as a rule, but in some states a tick (4 ms) per
-//! call, which is more than the small pages cost that it saves. So a block is one call, and after a slow call the next
-//! requests go without, for twice as many after each slow one.
+//! Each call costs 0.1 ms per huge page, and a wait for the other processors, which may be a tick (4 ms) when one of them idles:
+//! more than the small pages cost that one huge page saves. So a block is one call, and a block that saves less than
+//! the last call waited goes without; each that does lets the memory of that wait fade, so that the kernel is tried again.
 //!
 //! Invariants: only ever speed and memory change, never contents: collapsing keeps the bytes, also under concurrent writers.
 //! A kernel that does not know it, or has no huge page to give, is not asked for ever.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crate::system::{self, PAGE_BYTES};
 
@@ -28,16 +28,14 @@ const PATIENCE: u32 = 16;
 
 /// Most that is asked for in one call: nothing interrupts it.
 const BATCH_BYTES: usize = 32 * HUGE_BYTES;
-/// A call that takes longer than this and what its pages may take was slow.
-const CALL: Duration = Duration::from_millis(1);
-/// What filling 2 MiB by small pages costs.
-const SMALL_PAGES: Duration = Duration::from_micros(850);
-/// Most requests that go without after a slow call.
-const DETOUR_MAX: u32 = 256;
+/// What a huge page costs the kernel, and what it saves against small ones, filling alone, in microseconds.
+const COST_US: u32 = 150;
+const SAVED_US: u32 = 1500;
+/// Longest wait that is remembered, in microseconds: one that took longer was an accident.
+const WAIT_US_MAX: u32 = 8000;
 
-/// Requests that go without before the kernel is asked again, and how many it will be after the next slow call.
-static DETOUR: AtomicU32 = AtomicU32::new(0);
-static DETOUR_NEXT: AtomicU32 = AtomicU32::new(1);
+/// Microseconds the last call waited, faded.
+static WAIT_US: AtomicU32 = AtomicU32::new(0);
 static REFUSALS: AtomicU32 = AtomicU32::new(0);
 pub static BACKED: AtomicU64 = AtomicU64::new(0);
 
@@ -50,7 +48,7 @@ pub fn back(fresh: Range<usize>) {
         return;
     }
     let pages = worth_it(&fresh);
-    if pages.is_empty() || is_on_a_detour() {
+    if pages.is_empty() || !saves_more_than_it_waits(count(&pages)) {
         return;
     }
     system::keeping_errno(|| {
@@ -69,9 +67,18 @@ fn worth_it(fresh: &Range<usize>) -> Range<usize> {
     start..start + (used + spare) / HUGE_BYTES * HUGE_BYTES
 }
 
-/// Whether this request goes without. Counts it.
-fn is_on_a_detour() -> bool {
-    DETOUR.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1)).is_ok()
+/// Whether so many huge pages are worth a call. A `no` fades the memory of the last call's wait.
+fn saves_more_than_it_waits(pages: u32) -> bool {
+    let wait = WAIT_US.load(Relaxed);
+    let saves = wait <= pages.saturating_mul(SAVED_US);
+    if !saves {
+        WAIT_US.store(wait - wait.div_ceil(32), Relaxed);
+    }
+    saves
+}
+
+fn count(pages: &Range<usize>) -> u32 {
+    u32::try_from(pages.len() / HUGE_BYTES).unwrap_or(u32::MAX)
 }
 
 /// `false`: do not go on.
@@ -82,14 +89,12 @@ fn back_some(pages: Range<usize>) -> bool {
     }
     let started = Instant::now();
     let done = system::advise(pages.start, pages.len(), MADV_COLLAPSE);
-    let is_slow = started.elapsed() > CALL + SMALL_PAGES * u32::try_from(pages.len() / HUGE_BYTES).unwrap_or(u32::MAX);
-    let next = DETOUR_NEXT.load(Relaxed);
-    DETOUR_NEXT.store(if is_slow { (2 * next).min(DETOUR_MAX) } else { 1 }, Relaxed);
-    DETOUR.store(if is_slow { next } else { 0 }, Relaxed);
+    let took = u32::try_from(started.elapsed().as_micros()).unwrap_or(u32::MAX);
+    WAIT_US.store(took.saturating_sub(COST_US * count(&pages)).min(WAIT_US_MAX), Relaxed);
     if done {
         REFUSALS.store(0, Relaxed);
         BACKED.fetch_add(pages.len() as u64, Relaxed);
-        return !is_slow;
+        return true;
     }
     let refusals = if system::errno() == libc::EINVAL { PATIENCE } else { REFUSALS.load(Relaxed) + 1 };
     REFUSALS.store(refusals, Relaxed);
