@@ -284,7 +284,8 @@ impl Worker {
                 |stream, line: &str| events(WorkerEvent::Log { node: node.to_owned(), stream, line: line.to_owned() });
             process.call(call, Vec::new(), Vec::new(), &mut on_line)
         });
-        Ok(answer.map_err(|failure| run::node_error(&failure))?.reply)
+        let (answer, _remains) = answer.map_err(|failure| run::node_error(&failure))?;
+        Ok(answer.reply)
     }
 
     fn system_program(&self) -> Program {

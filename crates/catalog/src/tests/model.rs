@@ -143,7 +143,7 @@ impl Model {
 
     fn revert_tables(&self, source: usize, branch: usize, tables: &BTreeSet<TableName>, replace: bool) -> Result<Tree, Refusal> {
         if self.gone.contains(&source) {
-            return Err("CAT0010");
+            return Err("CAT0001");
         }
         let from = &self.nodes[source].tree;
         if tables.iter().any(|table| !from.tables.contains_key(table)) {
