@@ -151,8 +151,9 @@ impl Place {
         let (_, kind) = *Kind::SCHEMES.iter().find(|(name, _)| *name == scheme)?;
         let (name, key) = rest.split_once('/').unwrap_or((rest, ""));
         let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
-        let key = key.trim_matches('/').to_owned();
-        let good = !name.is_empty() && name.bytes().all(plain) && Path::parse(&key).is_ok();
+        // A key that begins with a slash is another than one that does not.
+        let key = key.trim_end_matches('/').to_owned();
+        let good = !name.is_empty() && !key.starts_with('/') && name.bytes().all(plain) && Path::parse(&key).is_ok();
         Some(if good { Ok(Self { bucket: Bucket { kind, name: name.to_owned() }, key }) } else { Err(()) })
     }
 

@@ -258,7 +258,7 @@ async fn codes_of_disks_and_engines() {
     fs::write(&file, "").unwrap();
     let schema = trips(0, 0).schema();
     assert_eq!(code(create(&format!("{file}/t"), &schema, &[], &[]).await), "LAK0025");
-    for location in ["relative/t", "s3://bucket/t"] {
+    for location in ["relative/t", "ftp://host/t", "s3://bucket//t"] {
         assert_eq!(code(create(location, &schema, &[], &[]).await), "LAK0026");
     }
     // Another engine has written a value that the recorded type does not hold.
