@@ -24,6 +24,7 @@ mod error;
 mod evolve;
 mod facts;
 mod files;
+mod foreign;
 mod join;
 mod json;
 mod merge;
@@ -50,6 +51,7 @@ mod tests;
 
 pub use error::{Cause, Error, Result};
 pub use facts::{ColumnFacts, TableFacts, facts};
+pub use foreign::{Change, Creation, Foreign, Refusal, Rules};
 pub use partition::PARTITIONS_MAX;
 pub use replay::replay;
 pub use scan::{ScanRequest, ScanStats, Scanned, scan};
