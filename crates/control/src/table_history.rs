@@ -40,7 +40,7 @@ pub(crate) fn history(session: &Session<'_>, table: &TableName, at: &str, limit:
 }
 
 fn entry(session: &Session<'_>, commit: &CommitHash, table: &TableName) -> Result<Option<TableEntry>, api::Error> {
-    Ok(session.catalog().tree(commit).map_err(told)?.tables.remove(table))
+    session.catalog().entry(commit, table).map_err(told)
 }
 
 fn change(session: &Session<'_>, commit: &Commit, before: Option<&TableEntry>, now: Option<&TableEntry>) -> TableChange {

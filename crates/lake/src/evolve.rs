@@ -43,9 +43,7 @@ pub(crate) fn grow(metadata: &TableMetadata, notes: &Notes, given: &SchemaRef, d
     for column in old.fields() {
         fields.push(match given.field_with_name(&column.name) {
             Ok(field) => growth.field(&column.name, column, field.data_type()).map_err(|()| growth.refusal(column, field))?,
-            Err(_) if column.required => {
-                return Err(Error::Required { column: column.name.clone(), why: "it is missing".to_owned() });
-            }
+            // Whether it may be null, the rows say when they are stored: a merge fills in what was there.
             Err(_) => Arc::clone(column),
         });
     }

@@ -133,6 +133,25 @@ async fn columns_that_are_not_given_stay() {
 }
 
 #[tokio::test]
+async fn required_columns_are_kept_and_needed() {
+    let lake = Lake::new();
+    let fields = vec![
+        arrow::datatypes::Field::new("id", arrow::datatypes::DataType::Int64, false),
+        arrow::datatypes::Field::new("n", arrow::datatypes::DataType::Int64, false),
+    ];
+    let numbers = |values: Vec<i64>| Arc::new(Int64Array::from(values)) as ArrayRef;
+    let strict =
+        RecordBatch::try_new(Arc::new(arrow::datatypes::Schema::new(fields)), vec![numbers(vec![1, 2]), numbers(vec![10, 20])]);
+    let base = lake.table("", &strict.unwrap()).await;
+    let known = lake.write(Some(&base), on(&["id"]), "", &batch(vec![("id", numbers(vec![2]))])).await.unwrap();
+    assert_eq!(all(&known).await.num_rows(), 2, "what a row lacks, it had");
+    let gone = lake.write(Some(&base), deleting(&["id"], "true"), "", &batch(vec![("id", numbers(vec![2]))])).await.unwrap();
+    assert_eq!(ids(&all(&gone).await), [1]);
+    let new = lake.write(Some(&base), on(&["id"]), "", &batch(vec![("id", numbers(vec![3]))])).await;
+    assert_eq!(code(new), "LAK0014");
+}
+
+#[tokio::test]
 async fn keys_widen() {
     let lake = Lake::new();
     let narrow: ArrayRef = Arc::new(Int32Array::from(vec![1, 2]));
