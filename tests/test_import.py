@@ -9,7 +9,9 @@ from typing import Any, Callable
 
 import pyarrow as pa
 import pyarrow.parquet
+import pytest
 from conftest import Lab
+from engines import RestServer
 from pyiceberg.table import StaticTable
 
 
@@ -25,7 +27,7 @@ def put(lab: Lab, name: str, rows: Any) -> Path:
 
 
 def test_all_formats_and_folders(lab: Lab) -> None:
-    put(lab, "h/year=2023/city=a%2Fb/1.csv", "id,at\n1,2023-05-01 10:00\n2,\n")
+    put(lab, "h/year=2023/city=a%2Fb/1.csv", "id,at\n1,2023-05-01 10:00:00\n2,\n")
     put(lab, "h/year=2024/city=c/2.jsonl", '{"id": 3, "at": "2024-01-02T03:04:05"}\n{"at": null, "id": 4}\n')
     put(lab, "h/year=2024/city=__HIVE_DEFAULT_PARTITION__/3.parquet", {"id": [5]})
     put(lab, "h/_SUCCESS", "")
@@ -183,6 +185,11 @@ def copied(orders=forebay.Model("orders", filter="id > 1")):
     for command in (["import", "orders"], ["create", "orders", "--replace"]):
         refused = lab.forebay("table", *command, "--search-uri", file, "-o", "json").failed()
         assert refused.json["error"]["code"] == "CTL0051", command
+    with RestServer(lab) as server:
+        table = server.pyiceberg().load_table("default.orders")
+        assert table.scan().to_arrow().num_rows == 2
+        with pytest.raises(Exception, match="external"):
+            table.append(pa.table({"id": [9], "name": ["z"]}))
     assert lab.head() == head and other.location() == location
     # Newer metadata is another state; the older commit keeps the older one.
     other.add({"id": [3], "name": ["c"]})
@@ -204,8 +211,9 @@ def test_what_cannot_be_registered(lab: Lab) -> None:
     shutil.copy(lab.metadata("t"), moved)
     hidden = lab.forebay("table", "create-external", "u", "--metadata-json-uri", moved, "-o", "json").failed()
     assert hidden.json["error"]["code"] == "CTL0053", "its files are the lake's, wherever the metadata lies"
-    moved.write_text("{}")
-    broken = lab.forebay("table", "create-external", "u", "--metadata-json-uri", moved, "-o", "json").failed(3)
+    broken = moved.with_name("broken.json")
+    broken.write_text("{}")
+    broken = lab.forebay("table", "create-external", "u", "--metadata-json-uri", broken, "-o", "json").failed(3)
     assert broken.json["error"]["code"] == "LAK0001"
     assert lab.tables() == ["default.t"]
 

@@ -89,7 +89,7 @@ def test_schemas_grow_when_rows_are_added(lab: Lab) -> None:
     source = '@forebay.model(materialization_strategy="APPEND")\ndef t():\n    return pa.table({})\n'
     lab.run(lab.project(source.format('{"a": pa.array([1], pa.int32()), "f": pa.array([0.5], pa.float32())}'))).ok()
     done = lab.run(lab.project(source.format('{"b": ["x"], "f": [0.1], "a": [2**40]}'))).ok()
-    logged = lab.forebay("job", "logs", done.json["job_id"], "--all").out
+    logged = lab.forebay("job", "logs", done.json["job_id"]).ok().out + done.err
     assert "added column `b` of `default.t`" in logged and "widened column `a` from Int32 to Int64" in logged, logged
     table = StaticTable.from_metadata(lab.metadata("t"))
     assert [(field.field_id, field.name, str(field.field_type)) for field in table.schema().fields] == [
@@ -122,7 +122,7 @@ def t():
     assert run("date_trunc('day', ts) = DATE '1970-01-02' AND country LIKE 'i%'", [31], ["x"]) == [
         (1, "de"), (3, ""), (31, "x"), (40, "de"),
     ]
-    assert run("ts BETWEEN TIMESTAMP '1970-01-01' AND TIMESTAMP '1970-01-01T02:00' OR length(country) = 0", [], []) == [
+    assert run("ts BETWEEN TIMESTAMP '1970-01-01' AND TIMESTAMP '1970-01-01T02:00:00' OR length(country) = 0", [], []) == [
         (31, "x"), (40, "de"),
     ]
     assert run("NOT (country = 'x')", [2], ["x"]) == [(2, "x"), (31, "x")]

@@ -35,7 +35,7 @@ pub struct TableCreateArgs {
 /// `table create-plan`
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  forebay table create-plan trips --search-uri 'data/*.csv' --save-plan trips.yml\n  \
-    forebay table create-plan trips --search-uri data | forebay table create-plan-apply\n\n\
+    forebay table create-plan trips --search-uri data -o json\n\n\
     Where files disagree about a column, the plan names the types; leave one, and empty `conflicts`.")]
 pub struct TablePlanArgs {
     /// Name of the table, `name` or `namespace.name`
