@@ -161,7 +161,7 @@ def test_a_server_that_dies(lab: Lab, tmp_path: Path) -> None:
         server.kill()
         gate.open()
         done = run.wait().failed(3)
-        assert "LAK0043" in done.err + done.out, str(done)
+        assert "LAK0083" in done.err + done.out, str(done)
         assert lab.forebay("branch", "ls").code == 3
         server.start()
         assert lab.head() == before
@@ -185,10 +185,10 @@ def test_what_is_missing_is_said(far: Lab, s3: S3Server) -> None:
         return done.json["error"]["code"]
 
     nobody = {"AWS_ACCESS_KEY_ID": None, "AWS_SECRET_ACCESS_KEY": None, "AWS_METADATA_ENDPOINT": "http://127.0.0.1:1", "HOME": str(far.folder)}
-    assert code(**nobody) == "LAK0040"
-    assert code(FOREBAY_LAKE="s3://no-such-bucket-here/wh") == "LAK0041"
-    assert code(AWS_SECRET_ACCESS_KEY="secret-of-somebody-else") == "LAK0042"
-    assert code(AWS_ENDPOINT_URL="http://127.0.0.1:1") == "LAK0043"
+    assert code(**nobody) == "LAK0080"
+    assert code(FOREBAY_LAKE="s3://no-such-bucket-here/wh") == "LAK0081"
+    assert code(AWS_SECRET_ACCESS_KEY="secret-of-somebody-else") == "LAK0082"
+    assert code(AWS_ENDPOINT_URL="http://127.0.0.1:1") == "LAK0083"
     assert code(FOREBAY_LAKE="ftp://host/lake") == "CTL0023"
     assert code(AWS_PROFILE="nobody", AWS_ACCESS_KEY_ID=None) == "CTL0023"
 

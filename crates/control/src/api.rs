@@ -14,8 +14,16 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 mod diff;
+mod imports;
+mod maintenance;
+mod tables;
+mod variables;
 
 pub use diff::{ColumnDiff, ColumnSide, Diff, TableDiff, TableSide};
+pub use imports::ImportResult;
+pub use maintenance::{Compacted, Expired, Garbage};
+pub use tables::{TableChange, TableCreatePlan};
+pub use variables::Variables;
 
 /// Version of the protocol. A daemon of another version is replaced by the client.
 pub const VERSION: u32 = 2;
@@ -45,23 +53,6 @@ pub struct Request {
     /// What is asked.
     #[serde(flatten)]
     pub op: Op,
-}
-
-/// Variables, some of them secret: only their names are ever shown.
-#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct Variables(pub std::collections::BTreeMap<String, String>);
-
-impl Variables {
-    fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-}
-
-impl std::fmt::Debug for Variables {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_set().entries(self.0.keys()).finish()
-    }
 }
 
 /// A person or service.
@@ -369,7 +360,7 @@ pub enum Op {
     #[serde(rename = "table.create")]
     TableCreate {
         name: String,
-        /// Path, glob, folder or `file://` URI of Parquet or CSV files (absolute).
+        /// Path, glob, folder or `file://` URI of Parquet, CSV or JSON lines files (absolute).
         search_uri: String,
         branch: String,
         #[serde(default)]
@@ -377,8 +368,55 @@ pub enum Op {
         /// `"day(ts), country"`
         #[serde(default)]
         partitioned_by: Option<String>,
+        /// `"ts desc, country"`
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        sorted_by: Option<String>,
         #[serde(default)]
         replace: bool,
+    },
+    /// The same, but only says what would be created. -> [`TableCreatePlan`]
+    #[serde(rename = "table.create-plan")]
+    TablePlan {
+        name: String,
+        search_uri: String,
+        branch: String,
+        #[serde(default)]
+        namespace: Option<String>,
+        #[serde(default)]
+        partitioned_by: Option<String>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        sorted_by: Option<String>,
+        #[serde(default)]
+        replace: bool,
+    },
+    /// Creates the table of a plan. -> [`Table`]
+    #[serde(rename = "table.create-plan-apply")]
+    TableApply {
+        /// YAML.
+        plan: String,
+    },
+    /// Puts a table of another engine on a branch, to be read. -> [`Table`]
+    #[serde(rename = "table.create-external")]
+    TableExternal {
+        name: String,
+        /// Path or `file://` URI of an Iceberg metadata file (absolute).
+        metadata_uri: String,
+        branch: String,
+        #[serde(default)]
+        namespace: Option<String>,
+        #[serde(default)]
+        overwrite: bool,
+    },
+    /// What commits did to a table, newest first. -> `[TableChange]`
+    #[serde(rename = "table.history")]
+    TableHistory {
+        name: String,
+        #[serde(rename = "ref")]
+        at: String,
+        #[serde(default)]
+        namespace: Option<String>,
+        #[serde(default)]
+        limit: Option<u64>,
     },
     /// Appends files to a table. -> [`ImportResult`]; events: `log`
     #[serde(rename = "table.import")]
@@ -402,7 +440,7 @@ pub enum Op {
         /// Ids or prefixes; empty: all.
         #[serde(default)]
         ids: Vec<String>,
-        /// `run`, `query`, `table-create`, `table-import`
+        /// `run`, `query`, `table-create`, `table-plan-create`, `table-plan-apply`, `table-import`, `external-table-create`
         #[serde(default)]
         kinds: Vec<String>,
         /// `RUNNING SUCCESS FAILED CANCELLED`
@@ -650,11 +688,14 @@ pub struct Table {
     pub id: String,
     pub namespace: String,
     pub name: String,
-    /// `TABLE`
+    /// `TABLE`, or `EXTERNAL_TABLE`, which is read only
     pub kind: String,
     pub fields: Vec<Field>,
     /// `[{"name","transform"}]`
     pub partitions: Vec<Map<String, Value>>,
+    /// `["ts desc", "country nulls last"]`
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sort_order: Vec<String>,
     pub records: Option<u64>,
     /// Bytes of the data files.
     pub size: Option<u64>,
@@ -700,69 +741,11 @@ pub struct QueryResult {
     pub segments: Vec<Value>,
 }
 
-/// How an import went.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct ImportResult {
-    pub job_id: String,
-    #[serde(rename = "ref")]
-    pub at: Ref,
-    pub rows: u64,
-    /// Files imported.
-    pub files: Vec<String>,
-    /// Files left out because they were imported before.
-    pub skipped: Vec<String>,
-    /// `[{"file","error"}]` with `continue_on_error`.
-    pub failed: Vec<Value>,
-}
-
-/// What a collection of garbage found.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Garbage {
-    /// Catalog objects that were, or would be, removed.
-    pub removed: u64,
-    /// Catalog objects that stay.
-    pub kept: u64,
-    /// Files of tables that were, or would be, removed.
-    pub table_files: u64,
-    /// Their size.
-    pub table_bytes: u64,
-    /// Files of tables that stay.
-    pub table_files_kept: u64,
-}
-
-/// What a compaction did.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Compacted {
-    pub job_id: String,
-    #[serde(rename = "ref")]
-    pub at: Ref,
-    /// Data files that were rewritten.
-    pub files_before: u64,
-    /// Data files they became.
-    pub files_after: u64,
-    /// Delete files of other engines that were applied for good.
-    pub delete_files: u64,
-    /// Rows rewritten.
-    pub rows: u64,
-}
-
-/// What an expiry did.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Expired {
-    pub job_id: String,
-    #[serde(rename = "ref")]
-    pub at: Ref,
-    /// Snapshots forgotten.
-    pub removed: u64,
-    /// Snapshots left.
-    pub kept: u64,
-}
-
 /// A tracked piece of work.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Job {
     pub id: String,
-    /// `run query table-create table-import table-compact table-expire`
+    /// `run query table-create table-plan-create table-plan-apply table-import table-compact table-expire external-table-create`
     pub kind: String,
     pub user: String,
     /// `RUNNING SUCCESS FAILED CANCELLED`

@@ -37,6 +37,8 @@ mod service;
 mod snapshots;
 pub mod storage;
 mod table;
+mod table_history;
+mod table_plans;
 mod tables;
 #[cfg(test)]
 mod tests;

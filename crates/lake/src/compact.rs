@@ -8,9 +8,9 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
-use iceberg::spec::Operation;
+use iceberg::spec::{FormatVersion, Operation};
 
-use crate::commit::{Change, Drop};
+use crate::commit::{Change, Drop, Staged};
 use crate::deletes;
 use crate::error::{Error, Result};
 use crate::files::FILE_BYTES_TARGET;
@@ -19,7 +19,6 @@ use crate::predicate::Keep;
 use crate::rows::{self, Rows};
 use crate::scan::{Plan, read_blocking};
 use crate::table::{LiveFile, LiveFiles, Table};
-use crate::write::kept;
 
 /// What a compaction did.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,7 +58,7 @@ pub async fn compact(metadata_location: &str, small_bytes: u64) -> Result<Compac
     if groups.is_empty() && live.deletes.is_empty() {
         return nothing(base);
     }
-    let staged = kept(base.clone(), &[])?;
+    let staged = unchanged(base.clone())?;
     let mut dropped: HashSet<String> = live.deletes.iter().map(|delete| delete.file.file_path().to_owned()).collect();
     let delete_files = dropped.len();
     let mut added = Vec::new();
@@ -72,9 +71,16 @@ pub async fn compact(metadata_location: &str, small_bytes: u64) -> Result<Compac
         added.extend(rows::store(&staged, vec![rows]).await?);
     }
     let files_after = added.len();
-    let change = Change { added, dropped: Drop::Paths(dropped), operation: Operation::Replace };
+    let change = Change { added, operation: Operation::Replace, ..Change::of(Drop::Paths(dropped)) };
     let metadata_location = staged.commit(change).await?;
     Ok(Compacted { metadata_location, files_before, files_after, delete_files, rows: row_count })
+}
+
+/// The table as it is, but for the rows.
+fn unchanged(base: Table) -> Result<Staged> {
+    let builder = base.metadata.clone().into_builder(Some(base.location.clone()));
+    let builder = builder.upgrade_format_version(FormatVersion::V2).map_err(Error::internal("change the table metadata"))?;
+    Staged::new(builder, Some(base))
 }
 
 /// Data files of which row-level deletes took rows away.

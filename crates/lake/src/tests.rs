@@ -3,8 +3,10 @@
 //! Each module tests one promise; this file holds what they share.
 
 mod codes;
+mod evolve;
 mod imports;
 mod maintenance;
+mod merge;
 mod model;
 mod pruning;
 mod remote;
@@ -50,6 +52,8 @@ impl Lake {
             base: base.map(|written| written.metadata_location.clone()),
             mode,
             partition_by: fields(partition_by),
+            sort_by: Vec::new(),
+            docs: Vec::new(),
             properties: Vec::new(),
         };
         write(request, batch.schema(), vec![batch.clone()]).await

@@ -117,7 +117,7 @@ async fn play(root: &str, steps: &[Step], kept: &[prop::sample::Index]) {
     let location = format!("{root}/ns/t-1");
     let request = |base: Option<String>, mode, partition_by: &str| {
         let partition_by = if base.is_none() { fields(partition_by) } else { vec![] };
-        WriteRequest { location: location.clone(), base, mode, partition_by, properties: vec![] }
+        WriteRequest { location: location.clone(), base, mode, partition_by, sort_by: vec![], docs: vec![], properties: vec![] }
     };
     let put = async |base: Option<String>, mode, rows: i64| {
         let batch = trips(0, rows);
@@ -206,8 +206,8 @@ async fn files_that_are_nobodys_business_stay() {
 async fn a_table_that_cannot_be_read_stops_a_collection() {
     let lake = Lake::new();
     let (root, outside) = (lake.path("tables"), lake.path("elsewhere/t"));
-    let inside = create(&format!("{root}/ns/t"), &trips(0, 1).schema(), &[], &[]).await.unwrap();
-    let external = create(&outside, &trips(0, 1).schema(), &[], &[]).await.unwrap();
+    let inside = create(&format!("{root}/ns/t"), &trips(0, 1).schema(), &[], &[], &[]).await.unwrap();
+    let external = create(&outside, &trips(0, 1).schema(), &[], &[], &[]).await.unwrap();
     let both: BTreeSet<String> = [inside.clone(), external.clone()].into();
     assert_eq!(files_of(&both, &root).await.unwrap().len(), 2);
     std::fs::remove_file(&external).unwrap();

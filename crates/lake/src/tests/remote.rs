@@ -37,11 +37,11 @@ fn with_keys(endpoint: &str) -> StorageOptions {
 fn what_is_wrong_with_a_bucket_is_told() {
     let nowhere = "http://127.0.0.1:1";
     let cases = [
-        (options(&[("aws_metadata_endpoint", nowhere)]), "LAK0040"),
-        (with_keys(&server("404 Not Found", "<Error><Code>NoSuchBucket</Code></Error>")), "LAK0041"),
-        (with_keys(&server("403 Forbidden", "<Error><Code>AccessDenied</Code><Key>s3cr3ts3cr3t</Key></Error>")), "LAK0042"),
-        (with_keys(nowhere), "LAK0043"),
-        (with_keys(&server("503 Slow Down", "")), "LAK0043"),
+        (options(&[("aws_metadata_endpoint", nowhere)]), "LAK0080"),
+        (with_keys(&server("404 Not Found", "<Error><Code>NoSuchBucket</Code></Error>")), "LAK0081"),
+        (with_keys(&server("403 Forbidden", "<Error><Code>AccessDenied</Code><Key>s3cr3ts3cr3t</Key></Error>")), "LAK0082"),
+        (with_keys(nowhere), "LAK0083"),
+        (with_keys(&server("503 Slow Down", "")), "LAK0083"),
     ];
     for (options, expected) in cases {
         let report = check_storage("s3://no-such-bucket/lake", &options).unwrap_err().report();
@@ -53,7 +53,7 @@ fn what_is_wrong_with_a_bucket_is_told() {
 #[tokio::test]
 async fn a_store_that_fails_is_no_damaged_file() {
     use_storage("s3://far-away", &with_keys(&server("403 Forbidden", "")));
-    assert_eq!(code(load("s3://far-away/t/metadata/v1.metadata.json").await), "LAK0042");
+    assert_eq!(code(load("s3://far-away/t/metadata/v1.metadata.json").await), "LAK0082");
     stand_in("s3://empty", Arc::new(InMemory::new()));
     assert_eq!(code(load("s3://empty/t/metadata/v1.metadata.json").await), "LAK0001");
     assert_eq!(code(load("s3://empty//t").await), "LAK0026");
@@ -76,7 +76,15 @@ async fn a_table_in_an_object_store_is_a_table() {
         ];
         for (mode, batch) in steps {
             let partition_by = if base.is_none() { fields("region") } else { vec![] };
-            let request = WriteRequest { location: location.clone(), base, mode, partition_by, properties: vec![] };
+            let request = WriteRequest {
+                location: location.clone(),
+                base,
+                mode,
+                partition_by,
+                sort_by: vec![],
+                docs: vec![],
+                properties: vec![],
+            };
             let written = write(request, batch.schema(), vec![batch]).await.unwrap();
             assert!(written.metadata_location.starts_with(&location), "{}", written.metadata_location);
             for filter in ["", "id >= 440", "region = 'us' AND id < 20", "ts IS NULL"] {
@@ -92,7 +100,7 @@ async fn a_table_in_an_object_store_is_a_table() {
         seen.push(states);
     }
     assert_eq!(seen[0], seen[1]);
-    let again = create("s3://tables/some/lake/t", &trips(0, 1).schema(), &[], &[]).await.unwrap();
+    let again = create("s3://tables/some/lake/t", &trips(0, 1).schema(), &[], &[], &[]).await.unwrap();
     assert!(again.starts_with("s3://tables/some/lake/t-"), "a place that is taken is not used: {again}");
 }
 
@@ -112,6 +120,8 @@ async fn a_large_file_goes_in_parts() {
         base: None,
         mode: Mode::Replace,
         partition_by: vec![],
+        sort_by: vec![],
+        docs: vec![],
         properties: vec![],
     };
     let written = write(request, batch.schema(), vec![batch]).await.unwrap();
