@@ -13,17 +13,17 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+mod caller;
 mod diff;
 mod imports;
 mod maintenance;
 mod tables;
-mod variables;
 
+pub use caller::{Actor, Variables};
 pub use diff::{ColumnDiff, ColumnSide, Diff, TableDiff, TableSide};
 pub use imports::ImportResult;
 pub use maintenance::{Compacted, Expired, Garbage};
 pub use tables::{TableChange, TableCreatePlan};
-pub use variables::Variables;
 
 /// Version of the protocol. A daemon of another version is replaced by the client.
 pub const VERSION: u32 = 2;
@@ -53,16 +53,6 @@ pub struct Request {
     /// What is asked.
     #[serde(flatten)]
     pub op: Op,
-}
-
-/// A person or service.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Actor {
-    /// Name.
-    pub name: String,
-    /// Mail address, may be empty.
-    #[serde(default)]
-    pub email: String,
 }
 
 /// Where commits of a write get their words from.

@@ -15,7 +15,7 @@ use crate::{compact, create, expire, files_below, files_of, load, name, remove_f
 const SMALL: u64 = 1 << 20;
 
 fn written(metadata_location: &str) -> Written {
-    Written { metadata_location: metadata_location.to_owned(), rows: 0, file_bytes: 0, files: 0 }
+    Written { metadata_location: metadata_location.to_owned(), rows: 0, file_bytes: 0, files: 0, changes: vec![] }
 }
 
 fn sorted(batch: &RecordBatch) -> Vec<i64> {

@@ -1,4 +1,4 @@
-//! What a request takes along of its client's variables.
+//! Who asks, and what a request takes along of its client's variables.
 
 use serde::{Deserialize, Serialize};
 
@@ -17,4 +17,14 @@ impl std::fmt::Debug for Variables {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_set().entries(self.0.keys()).finish()
     }
+}
+
+/// A person or service.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Actor {
+    /// Name.
+    pub name: String,
+    /// Mail address, may be empty.
+    #[serde(default)]
+    pub email: String,
 }
