@@ -99,3 +99,33 @@ def duck() -> duckdb.DuckDBPyConnection:
         [file] = Path(module.__file__).parent.glob(f"extensions/v{duckdb.__version__}/{name}.duckdb_extension")
         connection.execute(f"LOAD '{file}'")
     return connection
+
+
+def commits(lab: Lab, ref: str = "main") -> list[dict[str, Any]]:
+    """The history, newest first."""
+    return lab.json("commit", ref)["commits"]
+
+
+def rows(lab: Lab, name: str, ref: str = "main") -> list[tuple[Any, ...]]:
+    """The rows of a table as we read them, sorted."""
+    found = lab.query(f"SELECT * FROM {name}", ref).to_pylist()
+    return sorted((tuple(row.values()) for row in found), key=str)
+
+
+def by_pyiceberg(server: RestServer, name: str, ref: str = "main") -> list[tuple[Any, ...]]:
+    """The same by PyIceberg."""
+    found = server.pyiceberg(ref).load_table(name).scan().to_arrow().to_pylist()
+    return sorted((tuple(row.values()) for row in found), key=str)
+
+
+def by_duckdb(server: RestServer, name: str, ref: str = "main") -> list[tuple[Any, ...]]:
+    """The same by DuckDB."""
+    return sorted(server.duck(ref).execute(f"SELECT * FROM lake.{name}").fetchall(), key=str)
+
+
+def agree(lab: Lab, server: RestServer, name: str, expected: list[tuple[Any, ...]] | None = None) -> None:
+    """All three read the same rows."""
+    ours = rows(lab, name)
+    assert by_pyiceberg(server, name) == ours == by_duckdb(server, name)
+    if expected is not None:
+        assert ours == sorted(expected, key=str)

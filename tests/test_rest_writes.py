@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import socket
 from typing import Any, Callable, Iterator
 
 import duckdb
@@ -10,7 +11,7 @@ import pyarrow as pa
 import pyiceberg.expressions as where
 import pytest
 from conftest import Lab
-from engines import RestServer
+from engines import RestServer, agree, by_duckdb, by_pyiceberg, commits, rows
 from pyiceberg.catalog.rest import RestCatalog
 from pyiceberg.exceptions import (
     CommitFailedException,
@@ -34,39 +35,11 @@ def server(lab: Lab) -> Iterator[RestServer]:
         yield server
 
 
-def commits(lab: Lab, ref: str = "main") -> list[dict[str, Any]]:
-    """The history, newest first."""
-    return lab.json("commit", ref)["commits"]
-
-
-def rows(lab: Lab, name: str, ref: str = "main") -> list[tuple[Any, ...]]:
-    """The rows of a table as we read them, sorted."""
-    found = lab.query(f"SELECT * FROM {name}", ref).to_pylist()
-    return sorted((tuple(row.values()) for row in found), key=str)
-
-
-def by_pyiceberg(server: RestServer, name: str, ref: str = "main") -> list[tuple[Any, ...]]:
-    """The same by PyIceberg."""
-    found = server.pyiceberg(ref).load_table(name).scan().to_arrow().to_pylist()
-    return sorted((tuple(row.values()) for row in found), key=str)
-
-
-def by_duckdb(server: RestServer, name: str, ref: str = "main") -> list[tuple[Any, ...]]:
-    """The same by DuckDB."""
-    return sorted(server.duck(ref).execute(f"SELECT * FROM lake.{name}").fetchall(), key=str)
-
-
-def agree(lab: Lab, server: RestServer, name: str, expected: list[tuple[Any, ...]] | None = None) -> None:
-    """All three read the same rows."""
-    ours = rows(lab, name)
-    assert by_pyiceberg(server, name) == ours == by_duckdb(server, name)
-    if expected is not None:
-        assert ours == sorted(expected, key=str)
-
-
 def test_pyiceberg_creates_and_changes_a_table(lab: Lab, server: RestServer) -> None:
     catalog = server.pyiceberg()
-    catalog.create_namespace("raw")
+    catalog.create_namespace("raw", {"owner": "ann"})
+    catalog.update_namespace_properties("raw", updates={"team": "x"}, removals={"owner"})
+    assert catalog.load_namespace_properties("raw") == {"team": "x"}
     schema = Schema(
         NestedField(1, "id", LongType(), required=False),
         NestedField(2, "ts", TimestampType(), required=False),
@@ -98,7 +71,7 @@ def test_pyiceberg_creates_and_changes_a_table(lab: Lab, server: RestServer) -> 
     assert lab.json("table", "get", "raw.events")["table"]["properties"]["owner"] == "bob"
     history = commits(lab)
     words = [commit["message"] for commit in history]
-    assert words[:8] == [
+    assert words[:9] == [
         "Change `raw.events`",
         "Change the schema of `raw.events`",
         "Delete rows of `raw.events`",
@@ -106,6 +79,7 @@ def test_pyiceberg_creates_and_changes_a_table(lab: Lab, server: RestServer) -> 
         "Append to `raw.events`",
         "Append to `raw.events`",
         "Create the table `raw.events`",
+        "Change the properties of the namespace `raw`",
         "Create the namespace `raw`",
     ]
     assert history[0]["author"]["name"] == "ann" and "PyIceberg" in history[0]["properties"]["forebay.client"]
@@ -246,15 +220,23 @@ def test_two_writers_of_one_table(lab: Lab, server: RestServer) -> None:
     assert (8, "h") in rows(lab, "t") and (7, "g") not in rows(lab, "t")
 
 
-def recorded(catalog: RestCatalog, work: Callable[[], object]) -> list[tuple[str, str, dict[str, Any]]]:
-    """The requests with a body that `work` makes a catalog send: method, path and body."""
-    sent: list[tuple[str, str, dict[str, Any]]] = []
+class NotSent(Exception):
+    """Stands for a connection that broke before anything was sent."""
+
+
+def recorded(
+    catalog: RestCatalog, work: Callable[[], object], lost: list[tuple[str, str, Any]] | None = None
+) -> list[tuple[str, str, Any]]:
+    """The requests with a body that `work` makes a catalog send: method, path and body. With `lost` they go there and are not sent."""
+    sent: list[tuple[str, str, Any]] = []
     session = catalog._session
     send = session.send
 
     def spy(request: Any, **options: Any) -> Any:
         if request.body:
-            sent.append((request.method, request.path_url, request.body))
+            (sent if lost is None else lost).append((request.method, request.path_url, request.body))
+            if lost is not None:
+                raise NotSent
         return send(request, **options)
 
     session.send = spy  # type: ignore[method-assign]
@@ -282,6 +264,34 @@ def test_the_same_commit_twice_is_made_once(lab: Lab, server: RestServer) -> Non
     assert len(rows(lab, "t")) == 6
     # On a branch that was made after it, it is there; on one made before it, the table is not.
     assert server.ask(append[0], append[1].replace("/main/", "/nothing/"), raw(append[2])).status == 404
+
+
+def test_a_server_that_is_killed_loses_and_doubles_nothing(lab: Lab, server: RestServer) -> None:
+    """kill -9 while commits are under way; each is sent again to the next server, and is there once."""
+    server.pyiceberg().create_table("default.t", ROWS.schema)
+    server.end()
+    for turn in range(6):
+        with RestServer(lab) as first:
+            catalog = first.pyiceberg()
+            table = catalog.load_table("default.t")
+            with pytest.raises(NotSent):
+                recorded(catalog, lambda: table.append(ROWS), lost=(lost := []))
+            [(method, path, body)] = lost
+            host, _, port = first.url.removeprefix("http://").partition(":")
+            connection = socket.create_connection((host, int(port)))
+            head = f"{method} {path} HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {first.token}\r\nContent-Length: {len(raw(body))}\r\n\r\n"
+            connection.sendall(head.encode() + raw(body))
+            # Every other time it has begun to work, and may have ended.
+            if turn % 2:
+                first.ask("GET", "/iceberg/main/v1/config")
+            first.started.kill()
+            first.started.wait()
+            connection.close()
+        with RestServer(lab) as second:
+            answer = second.ask(method, path, raw(body))
+            assert answer.status == 200, answer.body
+            assert len(rows(lab, "t")) == 3 * (turn + 1)
+    assert len([commit for commit in commits(lab) if "Append" in commit["message"]]) == 6
 
 
 def raw(body: Any) -> bytes:
@@ -407,5 +417,6 @@ def test_old_states_stay_readable_by_clients(lab: Lab, server: RestServer) -> No
     assert by_duckdb(server, "default.t") == [(1, "a")]
     assert len(by_duckdb(server, "default.t", f"main@{first}")) == 3
     assert len(by_pyiceberg(server, "default.t", "main~1")) == 3
-    first_snapshot = min(table.refresh().metadata.snapshots, key=lambda snapshot: snapshot.sequence_number)
-    assert table.scan(snapshot_id=first_snapshot.snapshot_id).to_arrow().num_rows == 3
+    snapshots = table.refresh().metadata.snapshots
+    assert [snapshot.sequence_number for snapshot in snapshots] == list(range(1, len(snapshots) + 1))
+    assert table.scan(snapshot_id=snapshots[0].snapshot_id).to_arrow().num_rows == 3

@@ -36,6 +36,7 @@ pub(crate) fn apply(
     }
     check_namespaces(branch, head, changes)?;
     edit_tables(branch, &mut touched, changes)?;
+    edit_properties(&mut touched, changes);
 
     let mut tree = head.clone();
     for (namespace, tables) in &touched {
@@ -44,8 +45,10 @@ pub(crate) fn apply(
             let tables = tables.keys().map(|name| table_name(namespace, name)).collect();
             return Err(Error::NamespaceNotEmpty { namespace: (*namespace).to_owned(), tables });
         }
-        let wanted =
-            head.namespaces.contains_key(*namespace) || changes.create_namespaces.contains(*namespace) || !tables.is_empty();
+        let wanted = head.namespaces.contains_key(*namespace)
+            || changes.create_namespaces.contains(*namespace)
+            || !tables.is_empty()
+            || !tables.properties.is_empty();
         objects.set_namespace(&mut tree, namespace, (wanted && !deleted).then_some(tables))?;
     }
     Ok(tree)
@@ -76,10 +79,14 @@ fn check_names(changes: &Changes) -> Result<()> {
 
 fn check_namespaces(branch: &BranchName, head: &TreeObject, changes: &Changes) -> Result<()> {
     let exists = |namespace: &str| namespace == DEFAULT_NAMESPACE || head.namespaces.contains_key(namespace);
+    let made = |namespace: &String| {
+        changes.create_namespaces.contains(namespace) || changes.put.keys().any(|table| table.namespace() == namespace)
+    };
+    let described = changes.namespace_properties.keys().filter(|name| !made(name));
     if let Some(name) = changes.create_namespaces.iter().find(|name| exists(name)) {
         return Err(Error::Exists { what: "namespace", name: name.clone(), existing: "namespace" });
     }
-    if let Some(name) = changes.delete_namespaces.iter().find(|name| !exists(name)) {
+    if let Some(name) = changes.delete_namespaces.iter().chain(described).find(|name| !exists(name)) {
         let nearest = nearest(name, head.namespaces.keys().cloned());
         return Err(Error::Unknown { what: "namespace", name: name.clone(), at: branch.to_string(), nearest });
     }
@@ -99,6 +106,19 @@ fn edit_tables(branch: &BranchName, touched: &mut BTreeMap<&str, Tables>, change
         tables.insert(table.name().to_owned(), entry.clone());
     }
     Ok(())
+}
+
+/// Properties are set one by one, so that writers of different ones do not stand in each other's way.
+fn edit_properties(touched: &mut BTreeMap<&str, Tables>, changes: &Changes) {
+    for (namespace, edits) in &changes.namespace_properties {
+        let properties = &mut touched.get_mut(namespace.as_str()).expect("every namespace of the change is loaded").properties;
+        for (key, value) in edits {
+            match value {
+                Some(value) => properties.insert(key.clone(), value.clone()),
+                None => properties.remove(key),
+            };
+        }
+    }
 }
 
 fn table_name(namespace: &str, name: &str) -> TableName {

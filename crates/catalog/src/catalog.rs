@@ -255,6 +255,15 @@ impl Catalog {
         Ok(Some(self.objects.namespace(&tree, namespace)?.keys().cloned().collect()))
     }
 
+    /// What is said of a namespace at a commit, or `None` if there is no such namespace.
+    pub fn namespace_properties(&self, at: &CommitHash, namespace: &str) -> Result<Option<BTreeMap<String, String>>> {
+        let tree = self.objects.tree(&self.objects.commit(at)?.tree)?;
+        if namespace != DEFAULT_NAMESPACE && !tree.namespaces.contains_key(namespace) {
+            return Ok(None);
+        }
+        Ok(Some(self.objects.namespace(&tree, namespace)?.properties.clone()))
+    }
+
     /// The commit itself.
     pub fn get_commit(&self, hash: &CommitHash) -> Result<Commit> {
         Ok(Commit::clone(&*self.objects.commit(hash)?))

@@ -49,6 +49,8 @@ pub struct Changes {
     pub create_namespaces: BTreeSet<String>,
     /// Namespaces to delete; they must be empty after the other changes.
     pub delete_namespaces: BTreeSet<String>,
+    /// Properties of namespaces to set, or (`None`) to take away. The namespaces must be there after the other changes.
+    pub namespace_properties: BTreeMap<String, BTreeMap<String, Option<String>>>,
     /// What the writer based its work on (`None`: the table was not there). A different state of the branch is a
     /// conflict. For changed tables without an entry here, it is their state in the commit the writer saw.
     pub expect: BTreeMap<TableName, Option<TableEntry>>,
@@ -58,7 +60,8 @@ impl Changes {
     /// The namespaces this touches.
     pub(crate) fn namespaces(&self) -> BTreeSet<&str> {
         let tables = self.put.keys().chain(&self.delete).chain(self.expect.keys()).map(TableName::namespace);
-        let named = self.create_namespaces.iter().chain(&self.delete_namespaces).map(String::as_str);
+        let named = self.create_namespaces.iter().chain(&self.delete_namespaces).chain(self.namespace_properties.keys());
+        let named = named.map(String::as_str);
         tables.chain(named).collect()
     }
 

@@ -8,7 +8,7 @@ use crate::error::{ConflictReason, Result, TableConflict};
 use crate::object::TreeObject;
 use crate::objects::{Objects, Tables};
 use forebay_types::TableName;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// A merged tree, or the tables that stand against it.
@@ -76,7 +76,8 @@ fn three_way(objects: &Objects, [base, target, source]: [&TreeObject; 3], kept: 
         let t = objects.namespace(target, namespace)?;
         let s = objects.namespace(source, namespace)?;
         let present = [base, target, source].map(|tree| has(tree, namespace));
-        let tables = merge_tables(namespace, [&b, &t, &s], &mut conflicts);
+        let mut tables = merge_tables(namespace, [&b, &t, &s], &mut conflicts);
+        tables.properties = merge_properties([&b, &t, &s], kept);
         let stays = one_of(present[0], present[1], present[2]) || (kept == Kept::WhileUsed && !tables.is_empty());
         if !stays {
             conflicts.extend(tables.keys().map(|name| conflict(namespace, name, ConflictReason::NamespaceDeleted)));
@@ -92,7 +93,7 @@ fn one_of(base: bool, target: bool, source: bool) -> bool {
 }
 
 fn merge_tables(namespace: &str, [base, target, source]: [&Tables; 3], conflicts: &mut Vec<TableConflict>) -> Tables {
-    let mut merged = Tables::new();
+    let mut merged = Tables::default();
     let names: BTreeSet<&String> = target.keys().chain(source.keys()).collect();
     for name in names {
         let [b, t, s] = [base.get(name), target.get(name), source.get(name)];
@@ -105,6 +106,18 @@ fn merge_tables(namespace: &str, [base, target, source]: [&Tables; 3], conflicts
         }
     }
     merged
+}
+
+/// Properties of a namespace, one by one. One that both sides changed is no conflict: a merge takes what is merged, and an undoing
+/// leaves what came since.
+fn merge_properties([base, target, source]: [&Tables; 3], kept: Kept) -> BTreeMap<String, String> {
+    let names: BTreeSet<&String> = target.properties.keys().chain(source.properties.keys()).collect();
+    let value = |name: &String| {
+        let [b, t, s] = [base, target, source].map(|tables| tables.properties.get(name));
+        let stays = b == s || (b != t && kept == Kept::WhileUsed);
+        if stays { t } else { s }
+    };
+    names.into_iter().filter_map(|name| Some((name.clone(), value(name)?.clone()))).collect()
 }
 
 fn reason(base: Option<&TableEntry>, target: Option<&TableEntry>, source: Option<&TableEntry>) -> ConflictReason {

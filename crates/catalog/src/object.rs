@@ -4,9 +4,10 @@
 //! {"@type":"commit","@version":1,"author":{…},"authored_at":"…","generation":7,"message":"…","parents":[…],
 //!  "properties":{…},"tainted":"<job>","tree":"<hash>"}
 //! {"@type":"tree","@version":1,"namespaces":{"default":"<hash>"}}
-//! {"@type":"namespace","@version":1,"tables":{"flights":{"metadata_location":"…","properties":{…}}}}
+//! {"@type":"namespace","@version":1,"properties":{…},"tables":{"flights":{"metadata_location":"…","properties":{…}}}}
 //! {"@type":"ref","@version":1,"commit":"<hash>","forwards":[{"at":"…","from":"<hash>","to":"<hash>"}],"protected":true}
-//!                                                         (not content-addressed; only `commit` is always there)
+//!                                                         (not content-addressed; only `commit` is always there;
+//!                                                          a namespace without properties has no such key)
 //! {"@type":"catalog","@version":1}                         (the marker file `format`)
 //! ```
 //!
@@ -82,6 +83,8 @@ pub(crate) struct TreeObject {
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct NamespaceObject {
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) properties: BTreeMap<String, String>,
     pub(crate) tables: BTreeMap<String, EntryObject>,
 }
 

@@ -9,8 +9,25 @@ use forebay_types::{CommitHash, TableName};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// Tables of one namespace by their short name.
-pub(crate) type Tables = BTreeMap<String, TableEntry>;
+/// Tables of one namespace by their short name, and what is said of the namespace itself.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct Tables {
+    entries: BTreeMap<String, TableEntry>,
+    pub(crate) properties: BTreeMap<String, String>,
+}
+
+impl std::ops::Deref for Tables {
+    type Target = BTreeMap<String, TableEntry>;
+    fn deref(&self) -> &Self::Target {
+        &self.entries
+    }
+}
+
+impl std::ops::DerefMut for Tables {
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        &mut self.entries
+    }
+}
 
 /// Reads and writes objects. Whatever it returns was checked against its name.
 pub(crate) struct Objects {
@@ -202,20 +219,20 @@ impl Objects {
         if let Some(name) = object.tables.keys().find(|name| TableName::new(namespace, name).is_err()) {
             return Err(Error::Corrupt { key: key(hash), why: format!("`{name}` is not a valid table name") });
         }
-        let tables = object.tables.into_iter().map(|(name, entry)| (name, entry.into())).collect();
-        Ok(self.keep(hash.clone(), Arc::new(tables)))
+        let entries = object.tables.into_iter().map(|(name, entry)| (name, entry.into())).collect();
+        Ok(self.keep(hash.clone(), Arc::new(Tables { entries, properties: object.properties })))
     }
 
     fn keep(&self, hash: String, tables: Arc<Tables>) -> Arc<Tables> {
         let mut trees = self.trees();
-        trees.make_room(tables.len());
+        trees.make_room(tables.len() + tables.properties.len());
         trees.namespaces.insert(hash, Arc::clone(&tables));
         tables
     }
 
     pub(crate) fn write_namespace(&self, tables: &Tables) -> Result<String> {
         let written = tables.iter().map(|(name, entry)| (name.clone(), entry.into())).collect();
-        let hash = self.write(&NamespaceObject { tables: written })?;
+        let hash = self.write(&NamespaceObject { tables: written, properties: tables.properties.clone() })?;
         self.keep(hash.clone(), Arc::new(tables.clone()));
         Ok(hash)
     }
@@ -260,7 +277,7 @@ impl Objects {
     /// has one form only.
     pub(crate) fn set_namespace(&self, tree: &mut TreeObject, namespace: &str, tables: Option<&Tables>) -> Result<()> {
         match tables {
-            Some(tables) if namespace != DEFAULT_NAMESPACE || !tables.is_empty() => {
+            Some(tables) if namespace != DEFAULT_NAMESPACE || !tables.is_empty() || !tables.properties.is_empty() => {
                 tree.namespaces.insert(namespace.to_owned(), self.write_namespace(tables)?);
             }
             _ => {

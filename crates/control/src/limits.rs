@@ -81,6 +81,9 @@ pub const REST_ATTEMPTS_MAX: usize = 50;
 /// Tables of one transaction over REST.
 pub const REST_TABLES_AT_ONCE_MAX: usize = 1_000;
 
+/// Properties of a namespace that are set at once.
+pub const REST_PROPERTIES_MAX: usize = 1_000;
+
 /// Metadata files the REST catalog keeps in memory.
 pub const REST_TABLES_KEPT_MAX: usize = 256;
 

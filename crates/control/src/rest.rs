@@ -8,6 +8,7 @@
 //! - [`server`]: the HTTP shell: connections, limits, threads; it decides nothing;
 //! - `route`: what a method and a path ask for (pure); `access`: who may (pure);
 //! - `site`: the lake as the protocol sees it; `tables`, `namespaces`: its requests;
+//! - `storage`: how clients reach the files of tables;
 //! - `error`: errors with the statuses and types that clients know; `token`: the token of a home; `hello`: what to paste into a client.
 //!
 //! Invariants: a request that writes is one commit of the catalog, whatever the number of its tables, with the rules of every
@@ -22,6 +23,7 @@ mod namespaces;
 mod route;
 mod server;
 mod site;
+mod storage;
 mod tables;
 #[cfg(test)]
 mod tests;

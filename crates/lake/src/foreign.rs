@@ -66,8 +66,9 @@ impl Foreign {
     }
 
     fn of(metadata: TableMetadata, file: Option<String>) -> Result<Self, Refusal> {
-        let json = serde_json::to_string(&metadata).map_err(|error| Refusal::Invalid(error.to_string()))?;
-        Ok(Self { metadata, file, json })
+        let mut json = serde_json::to_value(&metadata).map_err(|error| Refusal::Invalid(error.to_string()))?;
+        in_order(&mut json);
+        Ok(Self { metadata, file, json: json.to_string() })
     }
 
     /// Writes metadata that [`Change::apply`] or [`Creation::build`] made to a file of its own, durably. Returns its
@@ -312,6 +313,18 @@ fn new_table(updates: &[TableUpdate]) -> iceberg::Result<TableMetadataBuilder> {
         return Err(missing("columns numbered from 1, as they were when it was staged"));
     }
     Ok(builder)
+}
+
+/// The library keeps these lists as maps and writes them in any order; people take the last snapshot of a list for the newest.
+fn in_order(metadata: &mut Value) {
+    for (list, key) in
+        [("snapshots", "sequence-number"), ("schemas", "schema-id"), ("partition-specs", "spec-id"), ("sort-orders", "order-id")]
+    {
+        if let Some(items) = metadata.get_mut(list).and_then(Value::as_array_mut) {
+            let number = |item: &Value, key: &str| item.get(key).and_then(Value::as_i64).unwrap_or_default();
+            items.sort_by_key(|item| (number(item, key), number(item, "timestamp-ms")));
+        }
+    }
 }
 
 fn invalid(why: impl Into<String>) -> Refusal {

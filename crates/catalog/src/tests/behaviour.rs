@@ -26,6 +26,7 @@ fn objects_are_canonical() {
     words.properties.extend([("z".to_owned(), "1".to_owned()), ("a".to_owned(), "2".to_owned())]);
     let mut put = changes("raw.t=file:///1 t=2 +empty");
     put.put.get_mut(&table("t")).unwrap().properties.insert("k".into(), "v".into());
+    put.namespace_properties.insert("raw".into(), [("owner".to_owned(), Some("ann".to_owned()))].into());
     catalog.commit(&branch("main"), &head(&catalog, "main"), &put, &words, Some("job-1")).unwrap();
     let mut kinds = BTreeSet::new();
     for folder in store.list("objects").unwrap() {
@@ -347,4 +348,61 @@ fn the_log_shows_children_before_parents() {
         }
     }
     assert_eq!(log[1].author_name, "ann");
+}
+
+/// `"ns.key=value ns.other="`: sets a property of a namespace, takes one away.
+fn describe(catalog: &Catalog, to: &str, text: &str) -> Result<CommitHash, Error> {
+    let mut changes = Changes::default();
+    for word in text.split_whitespace() {
+        let (name, value) = word.split_once('=').unwrap();
+        let (namespace, key) = name.split_once('.').unwrap();
+        let value = Some(value.to_owned()).filter(|value| !value.is_empty());
+        changes.namespace_properties.entry(namespace.to_owned()).or_default().insert(key.to_owned(), value);
+    }
+    catalog.commit(&branch(to), &head(catalog, to), &changes, &info(text), None)
+}
+
+fn described(catalog: &Catalog, at: &str, namespace: &str) -> String {
+    let properties = catalog.namespace_properties(&head(catalog, at), namespace).unwrap().unwrap();
+    properties.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(" ")
+}
+
+#[test]
+fn namespaces_have_properties() {
+    let catalog = on(Arc::new(MemoryStore::default()));
+    commit(&catalog, "main", "+raw raw.t=1").unwrap();
+    describe(&catalog, "main", "raw.owner=ann raw.team=x default.note=n").unwrap();
+    describe(&catalog, "main", "raw.team= raw.nothing=").unwrap();
+    assert_eq!(
+        (described(&catalog, "main", "raw"), described(&catalog, "main", "default")),
+        ("owner=ann".into(), "note=n".into())
+    );
+    assert_eq!(code(describe(&catalog, "main", "nowhere.a=b")), "CAT0015");
+    assert_eq!(catalog.namespace_properties(&head(&catalog, "main"), "nowhere").unwrap(), None);
+    // They stay when tables come and go, and go with their namespace.
+    commit(&catalog, "main", "raw.t=2 raw.u=1").unwrap();
+    commit(&catalog, "main", "-raw.t -raw.u").unwrap();
+    assert_eq!(described(&catalog, "main", "raw"), "owner=ann");
+    commit(&catalog, "main", "-raw/").unwrap();
+    commit(&catalog, "main", "+raw").unwrap();
+    assert_eq!(described(&catalog, "main", "raw"), "");
+}
+
+#[test]
+fn properties_of_namespaces_are_merged_one_by_one() {
+    let catalog = on(Arc::new(MemoryStore::default()));
+    commit(&catalog, "main", "+raw").unwrap();
+    describe(&catalog, "main", "raw.a=0 raw.b=0 raw.c=0").unwrap();
+    catalog.create_branch(&branch("dev"), &head(&catalog, "main")).unwrap();
+    describe(&catalog, "main", "raw.a=main raw.c=main").unwrap();
+    describe(&catalog, "dev", "raw.b= raw.c=dev raw.d=dev").unwrap();
+    commit(&catalog, "dev", "raw.t=1").unwrap();
+    catalog.merge(&head(&catalog, "dev"), &branch("main"), &info("m"), FastForward::Allowed).unwrap();
+    assert_eq!(described(&catalog, "main", "raw"), "a=main c=dev d=dev");
+    assert_eq!(show(&catalog, "main"), "raw/ raw.t=1");
+    // Undoing takes back what nobody changed since.
+    let set = describe(&catalog, "main", "raw.a=1 raw.e=1").unwrap();
+    describe(&catalog, "main", "raw.a=2").unwrap();
+    catalog.revert_commit(&branch("main"), &set, &info("r")).unwrap();
+    assert_eq!(described(&catalog, "main", "raw"), "a=2 c=dev d=dev");
 }

@@ -37,9 +37,9 @@ pub enum Error {
     /// A body that does not come.
     #[error("could not take the request: it did not come in time")]
     TooSlow,
-    /// Views, properties of namespaces, ….
-    #[error("could not do this over Iceberg REST: {what}")]
-    Unsupported { what: &'static str },
+    /// A part of Iceberg that is not built.
+    #[error("could not change `{table}` so: a part of Iceberg that is not there is needed")]
+    Unsupported { table: String, why: String },
     /// A browser at a server without a token.
     #[error("could not let the request in: without a token only programs on this machine are served")]
     Foreign { why: &'static str },
@@ -84,7 +84,8 @@ impl Error {
         let table = table.to_string();
         move |refusal| match refusal {
             Refusal::Outdated(why) => Self::Outdated { table, why },
-            Refusal::Invalid(why) | Refusal::Unsupported(why) => Self::Refused { table, why },
+            Refusal::Invalid(why) => Self::Refused { table, why },
+            Refusal::Unsupported(why) => Self::Unsupported { table, why },
         }
     }
 
@@ -144,7 +145,9 @@ impl Error {
 
     fn cause(&self) -> Option<String> {
         match self {
-            Self::BadRequest { why } | Self::Outdated { why, .. } | Self::Refused { why, .. } => Some(why.clone()),
+            Self::BadRequest { why } | Self::Outdated { why, .. } | Self::Refused { why, .. } | Self::Unsupported { why, .. } => {
+                Some(why.clone())
+            }
             Self::Foreign { why } => Some((*why).to_owned()),
             Self::Listen { source, .. } => Some(source.to_string()),
             _ => None,

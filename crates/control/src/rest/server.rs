@@ -27,6 +27,7 @@ use super::access::{Access, Headers};
 use super::error::Error;
 use super::route::{Endpoint, Route, route};
 use super::site::{Answer, Call, Site};
+use super::storage::{Told, vended};
 use crate::api::Actor;
 use crate::limits::{
     REST_BODY_BYTES_MAX, REST_BODY_SECONDS_MAX, REST_CONNECTION_SECONDS_MAX, REST_CONNECTIONS_MAX, REST_HEAD_SECONDS_MAX,
@@ -78,9 +79,12 @@ impl Server {
         let failed = |source| Error::Listen { address, source };
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).thread_name("rest").enable_all().build();
         let runtime = runtime.map_err(failed)?;
+        let tables_root = format!("{}/tables", options.lake.strip_prefix("file://").unwrap_or(&options.lake));
+        let told = if matches!(options.access, Access::Open) { Told::Places } else { Told::Keys };
         let site = Site {
             catalog: crate::storage::open_catalog(&options.lake, &options.storage)?,
-            tables_root: format!("{}/tables", options.lake.strip_prefix("file://").unwrap_or(&options.lake)),
+            vended: vended(&tables_root, &options.storage.0, told),
+            tables_root,
             author: options.author,
             runtime: runtime.handle().clone(),
             loaded: Mutex::default(),

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use super::error::Error;
 use super::route::{Endpoint, endpoints};
+use super::storage::Vended;
 use super::{namespaces, tables};
 use crate::api::Actor;
 use crate::limits::{REST_ATTEMPTS_MAX, REST_CLIENT_NAME_CHARS_MAX, REST_TABLES_KEPT_MAX};
@@ -25,6 +26,8 @@ pub(crate) struct Site {
     /// Author of the commits.
     pub(crate) author: Actor,
     pub(crate) runtime: tokio::runtime::Handle,
+    /// How clients reach the files of tables.
+    pub(crate) vended: Vended,
     /// Metadata files that were read; they never change.
     pub(crate) loaded: Mutex<HashMap<String, Arc<Foreign>>>,
 }
@@ -106,6 +109,7 @@ impl Site {
             Endpoint::CreateTable(namespace) => tables::create(&view, namespace, &body()?),
             Endpoint::Register(namespace) => tables::register(&view, namespace, &body()?),
             Endpoint::Table(table) => tables::load(&view, table),
+            Endpoint::Credentials(table) => tables::credentials(&view, table),
             Endpoint::CommitTable(table) => tables::commit(&view, table, &body()?),
             Endpoint::DropTable(table) => tables::delete(&view, table),
             Endpoint::Metrics(table) => tables::load(&view, table).map(|_| Answer::nothing()),

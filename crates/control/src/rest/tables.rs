@@ -11,6 +11,7 @@ use super::error::Error;
 use super::namespaces;
 use super::route::Named;
 use super::site::{Answer, Next, Step, View, level, text};
+use super::storage::Vended;
 use crate::error::{Error as ControlError, near};
 use crate::limits::REST_TABLES_AT_ONCE_MAX;
 
@@ -25,13 +26,23 @@ pub(crate) fn list(view: &View<'_>, namespace: &str) -> Result<Answer, Error> {
 pub(crate) fn load(view: &View<'_>, table: &Named) -> Result<Answer, Error> {
     let table = existing_name(view, table)?;
     let entry = entry(view, &table, view.head())?;
-    Ok(loaded(&*view.site.load(&entry.metadata_location)?, Some(&entry.metadata_location)))
+    Ok(loaded(view, &*view.site.load(&entry.metadata_location)?, Some(&entry.metadata_location)))
+}
+
+/// `GET …/tables/{table}/credentials`: the same as beside a loaded table.
+pub(crate) fn credentials(view: &View<'_>, table: &Named) -> Result<Answer, Error> {
+    let table = existing_name(view, table)?;
+    entry(view, &table, view.head())?;
+    Ok(Answer::json(&json!({ "storage-credentials": view.site.vended.credentials })))
 }
 
 /// A table as clients load it. They read the metadata beside its location, and never the file there.
-fn loaded(table: &Foreign, metadata_location: Option<&str>) -> Answer {
+fn loaded(view: &View<'_>, table: &Foreign, metadata_location: Option<&str>) -> Answer {
     let place = metadata_location.map(|location| format!(r#""metadata-location":{},"#, json!(location))).unwrap_or_default();
-    Answer { status: 200, body: format!(r#"{{{place}"metadata":{},"config":{{}}}}"#, table.json()) }
+    let Vended { config, credentials } = &view.site.vended;
+    let credentials =
+        if credentials.is_empty() { String::new() } else { format!(r#","storage-credentials":{}"#, json!(credentials)) };
+    Answer { status: 200, body: format!(r#"{{{place}"metadata":{},"config":{config}{credentials}}}"#, table.json()) }
 }
 
 /// `POST …/tables`: makes a table, or only its metadata (`stage-create`), to be made by a later commit.
@@ -47,12 +58,18 @@ pub(crate) fn create(view: &View<'_>, namespace: &str, body: &Value) -> Result<A
     if staged {
         free_at(view, &table, view.head())?;
         made.prepare()?;
-        return Ok(loaded(&made, None));
+        return Ok(loaded(view, &made, None));
     }
     view.land(|head| {
         free_at(view, &table, head)?;
         let location = made.store()?;
-        Ok(put(format!("Create the table `{table}`"), &table, &location, loaded(&made, Some(&location)), vec![location.clone()]))
+        Ok(put(
+            format!("Create the table `{table}`"),
+            &table,
+            &location,
+            loaded(view, &made, Some(&location)),
+            vec![location.clone()],
+        ))
     })
 }
 
@@ -72,7 +89,7 @@ pub(crate) fn register(view: &View<'_>, namespace: &str, body: &Value) -> Result
             free_at(view, &table, head)?;
         }
         namespaces::tables_at(view, namespace, head)?;
-        Ok(put(format!("Register the table `{table}`"), &table, &location, loaded(&made, Some(&location)), Vec::new()))
+        Ok(put(format!("Register the table `{table}`"), &table, &location, loaded(view, &made, Some(&location)), Vec::new()))
     })
 }
 
@@ -158,7 +175,7 @@ fn commit_all(view: &View<'_>, changes: &[(TableName, Change)]) -> Result<Answer
     view.land(|head| {
         let now = changes.iter().map(|(table, change)| now(view, table, change, head)).collect::<Result<Vec<_>, _>>()?;
         if was_done(changes, &now) {
-            return Ok(Step::Done(last_answer(&now)));
+            return Ok(Step::Done(last_answer(view, &now)));
         }
         let rules = view.site.rules();
         let mut made = Vec::new();
@@ -172,7 +189,7 @@ fn commit_all(view: &View<'_>, changes: &[(TableName, Change)]) -> Result<Answer
         for (((table, _), now), made) in changes.iter().zip(now).zip(&made) {
             let location = made.store()?;
             next.written.push(location.clone());
-            next.answer = Some(loaded(made, Some(&location)));
+            next.answer = Some(loaded(view, made, Some(&location)));
             // What the catalog remembers of a table (files that were imported) stays.
             let entry = TableEntry { metadata_location: location, ..now.entry.unwrap_or_default() };
             next.changes.put.insert(table.clone(), entry);
@@ -203,9 +220,9 @@ fn was_done(changes: &[(TableName, Change)], now: &[Now]) -> bool {
     marked.all(|((_, change), now)| now.base.as_ref().is_some_and(|base| change.is_done(base)))
 }
 
-fn last_answer(now: &[Now]) -> Answer {
+fn last_answer(view: &View<'_>, now: &[Now]) -> Answer {
     let last = now.iter().rev().find_map(|now| Some((now.base.as_ref()?, now.entry.as_ref()?)));
-    last.map_or_else(Answer::nothing, |(base, entry)| loaded(base, Some(&entry.metadata_location)))
+    last.map_or_else(Answer::nothing, |(base, entry)| loaded(view, base, Some(&entry.metadata_location)))
 }
 
 /// The first line of the commit: `append to `default.t``.

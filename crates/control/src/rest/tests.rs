@@ -29,6 +29,7 @@ impl Lab {
             tables_root: folder.path().join("tables").display().to_string(),
             author: Actor { name: "ann".to_owned(), email: String::new() },
             runtime: runtime.handle().clone(),
+            vended: super::storage::vended("/", &std::collections::BTreeMap::new(), super::storage::Told::Keys),
             loaded: Mutex::default(),
         };
         Self { folder, site, _runtime: runtime }
@@ -112,6 +113,21 @@ fn a_table_from_its_making_to_its_end() {
 }
 
 #[test]
+fn namespaces_are_described() {
+    let lab = Lab::new();
+    let made = lab.ok("POST", "namespaces", &json!({ "namespace": ["raw"], "properties": { "owner": "ann", "a": "b" } }));
+    assert_eq!(made, json!({ "namespace": ["raw"], "properties": { "a": "b", "owner": "ann" } }));
+    let change = json!({ "removals": ["a", "z"], "updates": { "owner": "bob" } });
+    let changed = lab.ok("POST", "namespaces/raw/properties", &change);
+    assert_eq!(changed, json!({ "updated": ["owner"], "removed": ["a"], "missing": ["z"] }));
+    assert_eq!(lab.ok("GET", "namespaces/raw", &Value::Null)["properties"], json!({ "owner": "bob" }));
+    let before = lab.commits().len();
+    lab.ok("POST", "namespaces/raw/properties", &json!({ "removals": ["z"] }));
+    assert_eq!(lab.commits().len(), before, "nothing to do is no commit");
+    assert_eq!(lab.ok("GET", "namespaces", &Value::Null), json!({ "namespaces": [["default"], ["raw"]] }));
+}
+
+#[test]
 fn each_refusal_has_its_status_and_code() {
     let lab = Lab::new();
     lab.ok("POST", "namespaces/default/tables", &table("t"));
@@ -121,13 +137,17 @@ fn each_refusal_has_its_status_and_code() {
     outdated["requirements"] = json!([{ "type": "assert-current-schema-id", "current-schema-id": 9 }]);
     let create = json!({ "requirements": [{ "type": "assert-create" }], "updates": [{ "action": "set-properties", "updates": { "a": "b" } }] });
     let view = json!({ "name": "v" });
+    let version = json!({ "updates": [{ "action": "upgrade-format-version", "format-version": 3 }] });
     for (method, path, body, status, code) in [
         ("POST", "namespaces", json!(3), 400, "RST0001"),
         ("POST", "namespaces", json!({ "namespace": ["a", "b"] }), 400, "RST0001"),
         ("POST", "namespaces", json!({ "namespace": ["a.b"] }), 400, "CTL0022"),
         ("POST", "namespaces", json!({ "namespace": ["default"] }), 409, "CAT0003"),
-        ("POST", "namespaces", json!({ "namespace": ["a"], "properties": { "k": "v" } }), 406, "RST0008"),
-        ("POST", "namespaces/default/properties", json!({ "updates": { "k": "v" } }), 406, "RST0008"),
+        ("POST", "namespaces", json!({ "namespace": ["a"], "properties": { "k": 1 } }), 400, "RST0001"),
+        ("POST", "namespaces/default/properties", json!({ "updates": ["k"] }), 400, "RST0001"),
+        ("POST", "namespaces/default/properties", json!({ "removals": ["k"], "updates": { "k": "v" } }), 400, "RST0001"),
+        ("POST", "namespaces/nothing/properties", json!({ "updates": { "k": "v" } }), 404, "CAT0015"),
+        ("POST", "namespaces/default/tables/t", version, 406, "RST0008"),
         ("DELETE", "namespaces/default", json!(null), 403, "CAT0007"),
         ("DELETE", "namespaces/nothing", json!(null), 404, "CAT0015"),
         ("GET", "namespaces/default/tables/u", json!(null), 404, "CTL0019"),

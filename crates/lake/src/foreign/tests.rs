@@ -124,6 +124,15 @@ fn appends_follow_each_other_and_are_known_again() {
     let both = updates(json!([snapshot(21, 1, None), set_main(21), snapshot(22, 2, Some(21)), set_main(22)]));
     let both = apply(Some(&empty), &both).unwrap();
     assert_eq!(json_of(&both)["snapshots"].as_array().unwrap().len(), 2);
+    // They are told in their order, however many.
+    let many = (1..30).fold(table(), |base, n| apply(Some(&base), &append(1000 - n, n, (n > 1).then_some(1001 - n))).unwrap());
+    let sequences = json_of(&many)["snapshots"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|one| one["sequence-number"].as_i64().unwrap())
+        .collect::<Vec<_>>();
+    assert_eq!(sequences, (1..30).collect::<Vec<_>>());
 }
 
 #[test]
