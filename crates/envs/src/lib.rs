@@ -21,6 +21,7 @@ mod compatibility;
 mod error;
 mod interpreters;
 mod lock;
+mod parallel;
 mod resolve;
 mod shelf;
 mod store;
@@ -170,8 +171,8 @@ impl Environments {
     /// With a `pinned` lock, exactly that is installed; without, versions are resolved when the request is met first.
     pub fn prepare(&self, request: &EnvironmentRequest, pinned: Option<&Lock>, watch: &dyn Watch) -> Result<Environment, Error> {
         let (environment, new) = self.prepared(request, pinned, watch)?;
-        if let Some(layers) = new {
-            self.tend(&environment, layers);
+        if let Some(built) = new {
+            self.tend(&environment, built);
         }
         Ok(environment)
     }
@@ -192,11 +193,13 @@ impl Environments {
     }
 
     /// What can wait until a new environment is in use, in a thread of its own: its byte code, and making room.
-    fn tend(&self, environment: &Environment, layers: Vec<store::Layer>) {
+    fn tend(&self, environment: &Environment, built: build::Built) {
         let (folder, store, bytes_max) = (self.folder.clone(), self.store.clone(), self.bytes_max());
         // The lease in it keeps it from being removed meanwhile.
         let environment = environment.clone();
         let work = move || {
+            let build::Built { layers, rubble } = built;
+            drop(rubble);
             bytecode::compile(&environment.python, &environment.folder, &layers, None);
             // What could not be removed is tried again after the next new environment, or by `forebay env gc`.
             let _ = shelf::collect(&folder, &store, bytes_max, false);
@@ -210,7 +213,7 @@ impl Environments {
         request: &EnvironmentRequest,
         pinned: Option<&Lock>,
         watch: &dyn Watch,
-    ) -> Result<(Environment, Option<Vec<store::Layer>>), Error> {
+    ) -> Result<(Environment, Option<build::Built>), Error> {
         let pins = pinned.map(|lock| lock.text.as_str());
         let key = hash(&serde_json::json!({ "layout": LAYOUT_VERSION, "request": request, "pins": pins }).to_string());
         if let Some(environment) = self.recall(&key) {

@@ -161,7 +161,7 @@ fn what_installs_but_does_not_import_is_env0005_and_cannot_install_env0004() {
     let tools = Tools { uv: &uv, folder: &folder, store: &folder.join("store"), offline: true, watch: &Quiet };
     let site = folder.join("site");
     let nothing = Lock::parse(String::new());
-    build::fill(&tools, &folder, &site, &nothing, &interpreter).unwrap();
+    build::fill(&tools, &folder, &site, &nothing, &interpreter, &[]).unwrap();
     let packages = site.join("lib").join(format!("python{}", python_here())).join("site-packages");
     std::fs::create_dir_all(packages.join("broken-1.0.dist-info")).unwrap();
     std::fs::write(packages.join("broken-1.0.dist-info/METADATA"), "Metadata-Version: 2.1\nName: broken\nVersion: 1.0\n")
@@ -172,7 +172,7 @@ fn what_installs_but_does_not_import_is_env0005_and_cannot_install_env0004() {
     assert_eq!(report.code.0, "ENV0005");
     assert!(report.to_string().contains("`broken` 1.0") && report.to_string().contains("dtype size changed"), "{report}");
     let lock = Lock::parse("forebay-no-such-package==1.0.0 --hash=sha256:00\n".to_owned());
-    let error = build::fill(&tools, &folder, &folder.join("other"), &lock, &interpreter).unwrap_err();
+    let error = build::fill(&tools, &folder, &folder.join("other"), &lock, &interpreter, &[]).unwrap_err();
     assert_eq!(error.report().code.0, "ENV0004");
 }
 
