@@ -17,7 +17,9 @@ pub use lake::{
 };
 #[cfg(test)]
 pub use settings::ProjectFolder;
-pub use settings::{ConfigCommand, ConfigName, DaemonCommand, InitArgs, ParameterCommand, ParameterSetArgs, ParameterType};
+pub use settings::{
+    ConfigCommand, ConfigName, DaemonCommand, InitArgs, ParameterCommand, ParameterSealArgs, ParameterSetArgs, ParameterType,
+};
 pub use work::{JobCommand, JobListArgs, PlanArgs, QueryArgs, RunArgs};
 
 /// The whole command line.

@@ -29,6 +29,7 @@ mod queries;
 mod refs;
 mod replay;
 mod runs;
+pub mod secrets;
 pub mod server;
 mod service;
 mod snapshots;

@@ -58,6 +58,7 @@ fn select(session: &Session<'_>, query: &Query, job: &JobHandle) -> Result<Answe
         preview: None,
         keep: vec![last],
         sandbox: session.service.sandbox()?,
+        secrets: forebay_worker::Secrets::default(),
     };
     let mut outcome = runs::execute(session, job, &execution)?;
     if outcome.status != RunStatus::Success {

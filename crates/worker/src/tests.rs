@@ -38,6 +38,7 @@ fn run(executor: &str, nodes: Vec<Node>, cancel: &CancelToken) -> (Outcome, Vec<
         preview: None,
         keep: vec![],
         sandbox: SandboxSettings::default(),
+        secrets: Secrets::default(),
     };
     let seen = Mutex::new(Vec::new());
     let events = |event| {
