@@ -149,11 +149,14 @@ pub(crate) fn build(tools: &Tools<'_>, wanted: &Wanted<'_>) -> Result<Option<Bui
     let staging = tempfile::Builder::new().prefix(&prefix).tempdir_in(tools.folder).map_err(Error::io("create", tools.folder))?;
     let site = staging.path().join("site");
     let mut imports: Vec<&str> = wanted.requirements.iter().map(|requirement| requirement.name.as_str()).collect();
-    let (layers, clashes) = fill(tools, staging.path(), &site, lock, interpreter, &imports)?;
-    let tried = tried_before(tools, interpreter, &layers);
+    let tried = tried_before(tools, interpreter, lock);
     imports.retain(|name| !tried.contains(*name));
-    try_imports(tools, &site, lock, interpreter, &imports)?;
-    tree::harvest_byte_code(&site, &layers);
+    let mut early = Early { tools, wanted, imports: &imports, trial: None };
+    let (layers, clashes) = fill(tools, staging.path(), &site, lock, interpreter, &mut |unpacked| early.start(unpacked))?;
+    if !early.has_succeeded(&site, &layers)? {
+        try_imports(tools, &site, lock, interpreter, &imports)?;
+        tree::harvest_byte_code(&site, &layers);
+    }
     let description = Description {
         version: interpreter.version.clone(),
         interpreter: interpreter.path.clone(),
@@ -170,9 +173,51 @@ pub(crate) fn build(tools: &Tools<'_>, wanted: &Wanted<'_>) -> Result<Option<Bui
     Ok(Some(Built { layers, rubble: staging }))
 }
 
+/// The imports of an environment, tried where its new packages were unpacked while they are copied into the store.
+struct Early<'a> {
+    tools: &'a Tools<'a>,
+    wanted: &'a Wanted<'a>,
+    imports: &'a [&'a str],
+    trial: Option<(uv::Started<'a>, PathBuf)>,
+}
+
+impl Early<'_> {
+    /// Adds the packages that are known to the new ones, and starts importing. Where that is not as simple as it sounds (files of
+    /// one path in two packages, something missing), nothing is started, and the finished environment is tried.
+    fn start(&mut self, unpacked: &Path) {
+        let Wanted { lock, interpreter, .. } = *self.wanted;
+        // Of an attempt before, whose store had a damaged file.
+        self.trial = None;
+        let keys = store::keys(lock, interpreter);
+        let known: Vec<Layer> = keys.iter().filter_map(|(_, key)| store::open(self.tools.store, key).ok()).collect();
+        if self.imports.is_empty() || !tree::add(unpacked, &known) {
+            return;
+        }
+        self.tools.watch.progress("trying the imports");
+        let command = import_command(unpacked, self.imports);
+        self.trial = command
+            .ok()
+            .and_then(|command| uv::Started::new(command, self.tools.watch).ok())
+            .map(|started| (started, unpacked.to_owned()));
+    }
+
+    /// Waits for the imports, and gives their byte code to the layers and the environment at `site`. If something failed, the
+    /// environment itself has the last word.
+    fn has_succeeded(self, site: &Path, layers: &[Layer]) -> Result<bool, Error> {
+        let Some((started, unpacked)) = self.trial else { return Ok(self.imports.is_empty()) };
+        if !started.finish()?.status.success() {
+            return Ok(false);
+        }
+        tree::harvest_byte_code(&unpacked, layers);
+        tree::refresh_byte_code(site, layers)?;
+        Ok(true)
+    }
+}
+
 /// Packages that were imported in an environment of which this one has every package: they find here what they found there.
-fn tried_before(tools: &Tools<'_>, interpreter: &Interpreter, layers: &[Layer]) -> HashSet<String> {
-    let here: HashSet<&str> = layers.iter().map(|layer| layer.key.as_str()).collect();
+fn tried_before(tools: &Tools<'_>, interpreter: &Interpreter, lock: &Lock) -> HashSet<String> {
+    let keys = store::keys(lock, interpreter);
+    let here: HashSet<&str> = keys.iter().map(|(_, key)| key.as_str()).collect();
     let entries = tools.folder.read_dir().into_iter().flatten().filter_map(Result::ok);
     let descriptions = entries.filter_map(|entry| {
         let text = std::fs::read(entry.path().join(DESCRIPTION)).ok()?;
@@ -233,12 +278,12 @@ pub(crate) fn fill(
     site: &Path,
     lock: &Lock,
     interpreter: &Interpreter,
-    asked: &[&str],
+    unpacked: &mut dyn FnMut(&Path),
 ) -> Result<(Vec<Layer>, Vec<Clash>), Error> {
     // Nobody removes layers meanwhile.
     let _held = shelf::hold_store(tools.store).map_err(Error::io("lock", tools.store))?;
     for _ in 0..DAMAGED_MAX {
-        let layers = store::ensure(tools, staging, lock, interpreter, asked)?;
+        let layers = store::ensure(tools, staging, lock, interpreter, unpacked)?;
         tree::remove_if_there(site)?;
         tree::skeleton(site, interpreter)?;
         match tree::assemble(site, &layers) {
@@ -264,13 +309,7 @@ pub(crate) fn try_imports(
         return Ok(());
     }
     tools.watch.progress("trying the imports");
-    let mut command = Command::new(site.join("bin/python"));
-    command.args(["-I", "-c", SMOKE_TEST]).args(imports).current_dir(site);
-    // What packages keep at home (a cache of fonts) is no part of the environment.
-    let home = site.with_file_name("home");
-    std::fs::create_dir_all(&home).map_err(Error::io("create", &home))?;
-    command.env_clear().env("PATH", "/usr/local/bin:/usr/bin:/bin").env("HOME", home).env("LANG", "C.UTF-8");
-    let output = uv::run(command, "", tools.watch)?;
+    let output = uv::run(import_command(site, imports)?, "", tools.watch)?;
     if output.status.success() {
         return Ok(());
     }
@@ -289,4 +328,15 @@ pub(crate) fn try_imports(
         python: interpreter.version.clone(),
         message: broken.error,
     })
+}
+
+/// The command that imports packages in an environment.
+fn import_command(site: &Path, imports: &[&str]) -> Result<Command, Error> {
+    let mut command = Command::new(site.join("bin/python"));
+    command.args(["-I", "-c", SMOKE_TEST]).args(imports).current_dir(site);
+    // What packages keep at home (a cache of fonts) is no part of the environment.
+    let home = site.with_file_name("home");
+    std::fs::create_dir_all(&home).map_err(Error::io("create", &home))?;
+    command.env_clear().env("PATH", "/usr/local/bin:/usr/bin:/bin").env("HOME", home).env("LANG", "C.UTF-8");
+    Ok(command)
 }

@@ -18,6 +18,7 @@
 mod build;
 mod bytecode;
 mod compatibility;
+mod confined;
 mod error;
 mod interpreters;
 mod lock;
@@ -33,12 +34,13 @@ mod version;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 pub use bytecode::COMPILER_MARK;
+pub use confined::{Confined, Confinement, Unconfined};
 pub use error::Error;
 pub use interpreters::{Interpreter, installed};
 pub use lock::{LOCK_FILE, Lock, ProjectLock};
@@ -66,6 +68,8 @@ pub struct Options {
     pub interpreters: Vec<PathBuf>,
     /// Never touch the network; also if FOREBAY_OFFLINE is set.
     pub offline: bool,
+    /// Who builds packages that have no wheel, which executes their code; `None`: nobody.
+    pub confinement: Option<Arc<dyn Confinement>>,
     /// Bytes of packages that [`Environments::collect`] leaves; `None`: FOREBAY_ENVIRONMENTS_MAX, else
     /// [`BYTES_MAX_DEFAULT`].
     pub bytes_max: Option<u64>,
@@ -163,6 +167,9 @@ impl Environments {
         let folder = folder.canonicalize().map_err(Error::io("open", &folder))?;
         let store = store.canonicalize().map_err(Error::io("open", &store))?;
         options.offline |= std::env::var_os("FOREBAY_OFFLINE").is_some_and(|value| !value.is_empty() && value != "0");
+        if std::env::var("FOREBAY_BUILDS").is_ok_and(|value| value == "trusted") {
+            options.confinement = Some(Arc::new(confined::Trusted));
+        }
         Ok(Self { options, folder, store, known: Mutex::default() })
     }
 
@@ -269,7 +276,8 @@ impl Environments {
     }
 
     fn tools<'a>(&'a self, uv: &'a Path, watch: &'a dyn Watch) -> Tools<'a> {
-        Tools { uv, folder: &self.folder, store: &self.store, offline: self.options.offline, watch }
+        let confinement = self.options.confinement.as_deref();
+        Tools { uv, folder: &self.folder, store: &self.store, offline: self.options.offline, confinement, watch }
     }
 
     fn interpreter(&self, tools: &Tools<'_>, python: &str) -> Result<Interpreter, Error> {
@@ -328,6 +336,7 @@ struct Tools<'a> {
     folder: &'a Path,
     store: &'a Path,
     offline: bool,
+    confinement: Option<&'a dyn Confinement>,
     watch: &'a dyn Watch,
 }
 

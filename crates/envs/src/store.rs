@@ -8,8 +8,8 @@
 //!
 //! The key is a hash of name, version, the hashes of the package's files and the interpreter's version. uv downloads, checks
 //! and unpacks into a folder beside the store; what each package put there (its `RECORD` tells) becomes a layer, with one
-//! rename. Files are copies of uv's cache, not links: nothing that happens to one harms the other. uv links (which is quick, and the
-//! byte code of what will be imported can be compiled at once), and the copies are made here, many at a time.
+//! rename. Files are copies of uv's cache, not links: nothing that happens to one harms the other. uv links, which is quick, so that
+//! the first imports can be tried at once; meanwhile the copies are made here, many at a time.
 //! Invariants: a folder `<key>` is complete; a file that is not as `layer.json` says is noticed before it is used, and the
 //! layer fetched again. Byte code may be added to a layer; nothing else changes.
 
@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::interpreters::Interpreter;
 use crate::lock::{Lock, Pin};
-use crate::{Error, Tools, bytecode, parallel, tree, uv};
+use crate::{Error, Tools, confined, parallel, tree, uv};
 
 /// Raised when layers must be made anew: part of every key.
 const STORE_VERSION: u32 = 1;
@@ -102,21 +102,25 @@ pub(crate) fn open(store: &Path, key: &str) -> io::Result<Layer> {
     Ok(Layer { package, version, key: key.to_owned(), tree: place.join("tree"), files })
 }
 
-/// The layers of a lock, in its order; what is not there is fetched into `staging`, a folder of the caller's. Of `asked`, names of
-/// packages that will be imported, byte code is compiled on the way.
+/// The packages of a lock, in its order, with the keys of their layers.
+pub(crate) fn keys<'a>(lock: &'a Lock, interpreter: &Interpreter) -> Vec<(Pin<'a>, String)> {
+    let tag = tag(interpreter);
+    lock.pins().into_iter().map(|pin| (pin.key(&tag), pin)).map(|(key, pin)| (pin, key)).collect()
+}
+
+/// The layers of a lock, in its order; what is not there is fetched into `staging`, a folder of the caller's. `unpacked` is told
+/// where it lies, in an empty environment, before it is copied.
 pub(crate) fn ensure(
     tools: &Tools<'_>,
     staging: &Path,
     lock: &Lock,
     interpreter: &Interpreter,
-    asked: &[&str],
+    unpacked: &mut dyn FnMut(&Path),
 ) -> Result<Vec<Layer>, Error> {
-    let tag = tag(interpreter);
-    let pins: Vec<(Pin<'_>, String)> =
-        lock.pins().into_iter().map(|pin| (pin.key(&tag), pin)).map(|(key, pin)| (pin, key)).collect();
+    let pins = keys(lock, interpreter);
     let missing: Vec<&(Pin<'_>, String)> = pins.iter().filter(|(_, key)| open(tools.store, key).is_err()).collect();
     if !missing.is_empty() {
-        Fetch { tools, staging, lock, interpreter }.all(&missing, asked)?;
+        Fetch { tools, staging, lock, interpreter }.all(&missing, unpacked)?;
     }
     let mut layers = Vec::with_capacity(pins.len());
     for (pin, key) in &pins {
@@ -157,28 +161,104 @@ struct Unpacked<'a> {
 }
 
 impl Fetch<'_> {
-    fn all(&self, missing: &[&(Pin<'_>, String)], asked: &[&str]) -> Result<(), Error> {
+    fn all(&self, missing: &[&(Pin<'_>, String)], unpacked: &mut dyn FnMut(&Path)) -> Result<(), Error> {
         self.tools.watch.progress(&format!("fetching {}", counted(missing.iter().map(|(pin, _)| pin))));
         let site = self.staging.join("unpacked");
-        unpack(self.tools, &site, self.lock, missing, self.interpreter)?;
-        let packages = self.sorted_out(&site, missing)?;
-        let roots: Vec<String> = packages
-            .iter()
-            .filter(|package| package.site == site && asked.contains(&package.pin.name.as_str()))
-            .flat_map(|package| modules(&tree::site_packages(self.interpreter), &package.files))
-            .collect();
-        let ahead = bytecode::Ahead::start(&site, &tree::site_packages(self.interpreter), &roots);
+        let mut packages = Vec::new();
+        if let Some(built) = self.unpack(&site, missing)? {
+            let (sources, wheels): (Vec<_>, Vec<_>) = missing.iter().partition(|(pin, _)| built.contains(&pin.name));
+            self.unpack(&site, &wheels)?;
+            packages.extend(self.sorted_out(&site, &wheels, Self::unpack_wheels)?);
+            let place = self.staging.join("built");
+            self.build(&place, &sources)?;
+            packages.extend(self.sorted_out(&place.join("site"), &sources, Self::build_alone)?);
+        } else {
+            packages.extend(self.sorted_out(&site, missing, Self::unpack_wheels)?);
+            if packages.iter().all(|package| package.site == site) {
+                unpacked(&site);
+            }
+        }
         let layers = self.copy(&packages)?;
-        ahead.finish(self.tools.watch)?;
         for (package, layer) in packages.iter().zip(&layers) {
-            tree::harvest(&package.site, layer, &package.files);
             publish(self.tools, package, layer)?;
         }
         Ok(())
     }
 
+    /// Installs packages into an empty environment at `site`, offline if all is in uv's cache. Gives the names of those that have
+    /// no wheel, if there are some; then nothing was installed.
+    fn unpack(&self, site: &Path, pins: &[&(Pin<'_>, String)]) -> Result<Option<HashSet<String>>, Error> {
+        let tools = self.tools;
+        let arguments = self.prepare(site, pins)?;
+        let run = |more: &[&str], offline: bool| {
+            let arguments = arguments.iter().map(String::as_str).chain(["--no-build"]).chain(more.iter().copied());
+            uv::run(uv::command(tools.uv, tools.folder, arguments.chain(offline.then_some("--offline"))), "", tools.watch)
+        };
+        let mut output = run(&[], true)?;
+        if !output.status.success() && !tools.offline {
+            output = run(&[], false)?;
+        }
+        if output.status.success() {
+            return Ok(None);
+        }
+        if !confined::needs_build(&output) {
+            return Err(Error::install(self.lock.listing(""), uv::message_of(&output), tools.folder));
+        }
+        let mut built = HashSet::new();
+        for wanted in pins {
+            self.prepare(site, &[wanted])?;
+            if confined::needs_build(&run(&["--dry-run"], tools.offline)?) {
+                built.insert(wanted.0.name.clone());
+            }
+        }
+        Ok(Some(built))
+    }
+
+    fn unpack_wheels(&self, place: &Path, pins: &[&(Pin<'_>, String)]) -> Result<PathBuf, Error> {
+        self.unpack(place, pins).map(|_| place.to_owned())
+    }
+
+    fn build_alone(&self, place: &Path, pins: &[&(Pin<'_>, String)]) -> Result<PathBuf, Error> {
+        self.build(place, pins).map(|()| place.join("site"))
+    }
+
+    /// Builds packages into an empty environment at `place/site`, where what they execute can do no harm.
+    fn build(&self, place: &Path, pins: &[&(Pin<'_>, String)]) -> Result<(), Error> {
+        let site = place.join("site");
+        let arguments = self.prepare(&site, pins)?;
+        let names: Vec<String> = pins.iter().map(|(pin, _)| format!("{}=={}", pin.name, pin.version)).collect();
+        let names = names.join(", ");
+        open_folders(&site)?;
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        let output = confined::run(self.tools, place, &arguments, &site.join("bin/python"), &names)?;
+        if !output.status.success() {
+            return Err(confined::failure(&names, &output));
+        }
+        confined::check_links(&site, &names)
+    }
+
+    /// An empty environment at `site`, and the arguments with which uv installs packages there.
+    fn prepare(&self, site: &Path, pins: &[&(Pin<'_>, String)]) -> Result<Vec<String>, Error> {
+        // One may be left of an attempt before.
+        tree::remove_if_there(site)?;
+        tree::skeleton(site, self.interpreter)?;
+        let text: String = pins.iter().map(|(pin, _)| pin.text).collect();
+        let file = site.join("wanted.txt");
+        fs::write(&file, text).map_err(Error::io("write", &file))?;
+        let (python, file) = (site.join("bin/python"), file.to_string_lossy().into_owned());
+        let python = python.to_string_lossy().into_owned();
+        let words = ["pip", "install", "--no-deps", "--require-hashes", "--link-mode", "hardlink", "--no-compile-bytecode"];
+        let named = ["--python".to_owned(), python, "--requirement".to_owned(), file];
+        Ok(words.into_iter().map(str::to_owned).chain(named).collect())
+    }
+
     /// Whose the files in `site` are. A package of which another overwrote some is unpacked once more, alone.
-    fn sorted_out<'p>(&self, site: &Path, missing: &[&'p (Pin<'p>, String)]) -> Result<Vec<Unpacked<'p>>, Error> {
+    fn sorted_out<'p>(
+        &self,
+        site: &Path,
+        missing: &[&'p (Pin<'p>, String)],
+        alone: fn(&Self, &Path, &[&(Pin<'_>, String)]) -> Result<PathBuf, Error>,
+    ) -> Result<Vec<Unpacked<'p>>, Error> {
         let mut claimed = claims(site, self.interpreter).map_err(Error::io("read", site))?;
         let mut owners: HashMap<String, u32> = HashMap::new();
         for path in claimed.values().flatten() {
@@ -197,8 +277,7 @@ impl Fetch<'_> {
                 });
             };
             let package = if files.iter().any(|path| owners[path] > 1) {
-                let site = self.staging.join(format!("alone-{key}"));
-                unpack(self.tools, &site, self.lock, &[wanted], self.interpreter)?;
+                let site = alone(self, &self.staging.join(format!("alone-{key}")), &[wanted])?;
                 let mut claimed = claims(&site, self.interpreter).map_err(Error::io("read", &site))?;
                 Unpacked { pin, key, files: claimed.remove(&pin.name).unwrap_or_default(), site }
             } else {
@@ -248,7 +327,8 @@ impl Fetch<'_> {
 fn take(from: &Path, to: &Path, path: &str) -> io::Result<FileState> {
     let metadata = fs::symlink_metadata(from)?;
     let mode = 0o444 | (metadata.permissions().mode() & 0o111);
-    if metadata.is_file() && metadata.nlink() > 1 {
+    // What another user built is copied, too: the store's files are ours.
+    if metadata.is_file() && (metadata.nlink() > 1 || metadata.uid() != rustix::process::geteuid().as_raw()) {
         let mut copy = fs::File::options().write(true).create_new(true).mode(mode).open(to)?;
         io::copy(&mut fs::File::open(from)?, &mut copy)?;
         copy.set_modified(metadata.modified()?)?;
@@ -261,50 +341,24 @@ fn take(from: &Path, to: &Path, path: &str) -> io::Result<FileState> {
     state(to, path.to_owned())
 }
 
-/// The modules at the top of a package's files, by the names they are imported by.
-fn modules(packages: &Path, files: &[String]) -> Vec<String> {
-    fn name<'p>(path: &'p str, packages: &Path) -> Option<&'p str> {
-        let below = Path::new(path).strip_prefix(packages).ok()?.to_str()?;
-        below.strip_suffix("/__init__.py").or_else(|| below.strip_suffix(".py")).filter(|name| !name.contains('/'))
-    }
-    files.iter().filter_map(|path| name(path, packages)).map(str::to_owned).collect()
-}
-
 fn counted<'a>(pins: impl Iterator<Item = &'a Pin<'a>>) -> String {
     let names: Vec<String> = pins.map(|pin| format!("{} {}", pin.name, pin.version)).collect();
     if names.len() <= 6 { names.join(", ") } else { format!("{} and {} more", names[..5].join(", "), names.len() - 5) }
 }
 
-/// Installs packages into an empty environment at `site`, offline if all is in uv's cache.
-///
-/// A package without a wheel is built here, by uv, with its build isolation but with the user's rights. SEAM: a sandbox for
-/// builds wraps this one command.
-fn unpack(
-    tools: &Tools<'_>,
-    site: &Path,
-    lock: &Lock,
-    pins: &[&(Pin<'_>, String)],
-    interpreter: &Interpreter,
-) -> Result<(), Error> {
-    // One may be left of an attempt before.
-    tree::remove_if_there(site)?;
-    tree::skeleton(site, interpreter)?;
-    let text: String = pins.iter().map(|(pin, _)| pin.text).collect();
-    let file = site.join("wanted.txt");
-    fs::write(&file, text).map_err(Error::io("write", &file))?;
-    let (python, file) = (site.join("bin/python"), file.to_string_lossy());
-    let python = python.to_string_lossy();
-    let mut arguments = vec!["pip", "install", "--python", &python, "--no-deps", "--require-hashes", "--link-mode", "hardlink"];
-    arguments.extend(["--no-compile-bytecode", "--requirement", &file]);
-    let run = |offline: bool| {
-        let arguments = arguments.iter().copied().chain(offline.then_some("--offline"));
-        uv::run(uv::command(tools.uv, tools.folder, arguments), "", tools.watch)
-    };
-    let mut output = run(true)?;
-    if !output.status.success() && !tools.offline {
-        output = run(false)?;
+/// Lets another user write into an empty environment.
+fn open_folders(site: &Path) -> Result<(), Error> {
+    let mut folders = vec![site.to_owned()];
+    while let Some(folder) = folders.pop() {
+        let open = || {
+            fs::set_permissions(&folder, fs::Permissions::from_mode(0o777))?;
+            let below =
+                fs::read_dir(&folder)?.filter_map(Result::ok).filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+            Ok(below.map(|entry| entry.path()).collect::<Vec<_>>())
+        };
+        folders.extend(open().map_err(Error::io("open", &folder))?);
     }
-    if output.status.success() { Ok(()) } else { Err(Error::install(lock.listing(""), uv::message_of(&output), tools.folder)) }
+    Ok(())
 }
 
 /// The files of every package in an environment, by normalised name, relative to it.

@@ -113,6 +113,16 @@ fn link_or_copy(from: &Path, to: &Path) -> io::Result<()> {
     }
 }
 
+/// Links the files of layers into an environment that holds others already. Whether every path was free.
+pub(crate) fn add(folder: &Path, layers: &[Layer]) -> bool {
+    let files: Vec<(&Layer, &FileState)> =
+        layers.iter().flat_map(|layer| layer.files.iter().map(move |file| (layer, file))).collect();
+    let folders: BTreeSet<&Path> = files.iter().filter_map(|(_, file)| Path::new(&file.path).parent()).collect();
+    let made = folders.iter().all(|relative| fs::create_dir_all(folder.join(relative)).is_ok());
+    let link = |(layer, file): &(&Layer, &FileState)| link_or_copy(&layer.tree.join(&file.path), &folder.join(&file.path));
+    made && parallel::each(&files, link).is_ok() && refresh_byte_code(folder, layers).is_ok()
+}
+
 /// Removes a folder with all that is in it, which somebody else may be doing as well.
 pub(crate) fn remove_if_there(folder: &Path) -> Result<(), Error> {
     match fs::remove_dir_all(folder) {
@@ -157,12 +167,6 @@ pub(crate) fn harvest_byte_code(folder: &Path, layers: &[Layer]) {
     for layer in layers.iter().filter(|layer| !bytecode::is_complete(layer)) {
         harvest_from(folder, &layer.tree, folders(layer));
     }
-}
-
-/// The same, from where a package was unpacked to a layer that is not in the store yet.
-pub(crate) fn harvest(site: &Path, layer: &Path, files: &[String]) {
-    let sources = files.iter().filter(|path| path.ends_with(".py"));
-    harvest_from(site, &layer.join("tree"), sources.filter_map(|path| Path::new(path).parent()).collect());
 }
 
 fn harvest_from(site: &Path, tree: &Path, folders: HashSet<&Path>) {

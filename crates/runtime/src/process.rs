@@ -9,28 +9,30 @@
 //! Whoever calls [`FunctionProcess::call`] waits in one `poll` on both pipes, the reply and the exit; a second, short-lived
 //! thread does the blocking exchange on the channel, so that a child that stops in the middle of a frame cannot hold
 //! up its time limit. Invariants: what a function has started ends with it, as its sandbox does, and that is waited for;
+//! a function of which the kernel kills one process for its memory ends as a whole, at once;
 //! a segment is trimmed and sealed after the exit of the only processes that could write to it, or not published.
 
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, PipeReader};
-use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use forebay_sandbox::group::Group;
 use forebay_sandbox::{Ending, Killer, Sandboxed};
 use forebay_sipc::call::{Call, Keep, Reply};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::io::Errno;
 
 use crate::cancel::CancelToken;
 use crate::confine::{Access, Confined, Refusal, Sandbox, Settings};
 use crate::error::{Failure, Memory, told};
 use crate::exchange::{Broken, Exchange, Line};
-use crate::limits::{EXIT_GRACE, LAST_LINE_CHARS_MAX, LAST_LINES_MAX};
+use crate::limits::{EXIT_GRACE, LAST_LINE_CHARS_MAX, LAST_LINES_MAX, STARVED_LOOK, STARVED_LOOKS_MAX};
 use crate::lines::{Lines, Stream};
 
 /// Starts a Python function: `argv[1]` is the folder that holds the package `forebay`.
@@ -126,6 +128,10 @@ pub struct FunctionProcess {
     stderr: Lines<File>,
     last_lines: VecDeque<String>,
     cancel: CancelToken,
+    /// Counted up by the kernel when the function's memory is used up and one of its processes must die for it.
+    starved: Option<OwnedFd>,
+    /// How often to look yet whether it was this function that the kernel took a process of.
+    looks_left: u32,
     ended: bool,
 }
 
@@ -151,6 +157,10 @@ impl FunctionProcess {
             error => failed(error.cause()),
         })?;
         let killer = Arc::new(function.killer().map_err(failed)?);
+        let starved = confined.group.as_ref().and_then(|group| {
+            let event = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).ok()?;
+            group.tell_out_of_memory(event.as_fd()).ok().map(|()| event)
+        });
         Ok(Self {
             node: node(),
             program: program.to_owned(),
@@ -164,6 +174,8 @@ impl FunctionProcess {
             stderr: Lines::new(stderr, Stream::Stderr),
             last_lines: VecDeque::new(),
             cancel: cancel.clone(),
+            starved,
+            looks_left: 0,
             ended: false,
         })
     }
@@ -223,6 +235,7 @@ impl FunctionProcess {
             if events.exited {
                 return Ended::Exited;
             }
+            self.look_for_starvation(events.starved);
             if events.replied && waiting_for_reply {
                 // Its time limit has been met; now it must only go.
                 waiting_for_reply = false;
@@ -242,6 +255,8 @@ impl FunctionProcess {
     }
 
     fn wait(&self, done: BorrowedFd<'_>, for_reply: bool, until: Option<Instant>) -> io::Result<Events> {
+        let look_at = (self.looks_left > 0).then(|| Instant::now() + STARVED_LOOK);
+        let until = [until, look_at].into_iter().flatten().min();
         let timeout = until.map(|until| until.saturating_duration_since(Instant::now()));
         let timeout = timeout.map(|left| Timespec::try_from(left).unwrap_or(Timespec { tv_sec: 86_400, tv_nsec: 0 }));
         let sources = [
@@ -249,6 +264,7 @@ impl FunctionProcess {
             (self.stdout.open, self.stdout.pipe.as_fd()),
             (self.stderr.open, self.stderr.pipe.as_fd()),
             (for_reply, done),
+            (self.starved.is_some(), self.starved.as_ref().map_or(done, AsFd::as_fd)),
         ];
         let wanted = sources.iter().filter(|(wanted, _)| *wanted);
         let mut fds: Vec<PollFd<'_>> = wanted.map(|(_, fd)| PollFd::from_borrowed_fd(*fd, PollFlags::IN)).collect();
@@ -260,9 +276,29 @@ impl FunctionProcess {
             }
         }
         let mut polled = fds.iter();
-        let [exited, stdout, stderr, replied] =
+        let [exited, stdout, stderr, replied, starved] =
             sources.map(|(wanted, _)| wanted && polled.next().is_some_and(|fd| !fd.revents().is_empty()));
-        Ok(Events { exited, stdout, stderr, replied })
+        Ok(Events { exited, stdout, stderr, replied, starved })
+    }
+
+    /// The kernel takes one process for the memory of all, and the others may wait for it for ever: they end, too. It tells before
+    /// it does so, and tells every function when it is their common limit that was met, so the one whose process went is
+    /// looked for.
+    fn look_for_starvation(&mut self, told: bool) {
+        if told {
+            if let Some(event) = &self.starved {
+                // Its count is of no interest; read, it is not told again.
+                let _ = rustix::io::read(event, &mut [0; 8]);
+            }
+            self.looks_left = STARVED_LOOKS_MAX;
+        }
+        if self.looks_left > 0 {
+            self.looks_left -= 1;
+            if self.confined.group.as_ref().is_some_and(Group::ran_out_of_memory) {
+                self.looks_left = 0;
+                self.killer.kill();
+            }
+        }
     }
 
     /// Waits until nothing is left of it, after killing what is still there.
@@ -348,6 +384,7 @@ struct Events {
     stdout: bool,
     stderr: bool,
     replied: bool,
+    starved: bool,
 }
 
 impl Program {
