@@ -57,13 +57,12 @@ fn compile(tools: &Tools<'_>, question: &Question<'_>, constraints: &[String], n
     let file = output_file.path().to_string_lossy();
     let mut arguments = vec!["--python", &path, "--generate-hashes", "--no-header", "--no-annotate"];
     arguments.extend(["--no-emit-index-url", "--no-emit-find-links"]);
-    for package in compatibility::WHEELS_ONLY {
-        arguments.extend(["--only-binary", package]);
-    }
     let run = |offline: bool| {
         std::fs::write(output_file.path(), question.preferences).map_err(Error::io("write", output_file.path()))?;
         let extra = offline.then_some("--offline");
-        let whole = ["pip", "compile", "-", "--output-file", &file, "--no-build"].into_iter().chain(arguments.iter().copied());
+        let whole = ["pip", "compile", "-", "--output-file", &file, "--only-binary", ":all:"]
+            .into_iter()
+            .chain(arguments.iter().copied());
         uv::run(uv::command(tools.uv, tools.folder, whole.chain(extra)), &input, tools.watch)
     };
     // The last named requirement is usually the runtime's own; only what the user wrote decides.
@@ -98,8 +97,12 @@ fn build(tools: &Tools<'_>, question: &Question<'_>, arguments: &[&str], input: 
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o666)).map_err(Error::io("write", path))?;
     }
     let (wanted, file) = (wanted.to_string_lossy(), lock.to_string_lossy());
-    let whole: Vec<&str> =
-        ["pip", "compile", &wanted, "--output-file", &file].into_iter().chain(arguments.iter().copied()).collect();
+    let wheels_only = compatibility::WHEELS_ONLY.iter().flat_map(|package| ["--only-binary", package]);
+    let whole: Vec<&str> = ["pip", "compile", &wanted, "--output-file", &file]
+        .into_iter()
+        .chain(arguments.iter().copied())
+        .chain(wheels_only)
+        .collect();
     let output = confined::run(tools, folder.path(), &whole, &question.interpreter.path, names)?;
     if !output.status.success() {
         return Err(failure(question, names, uv::message_of(&output)));
