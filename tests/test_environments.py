@@ -359,7 +359,7 @@ if any(seen.values()): raise SystemExit(f"it saw {{seen}}")
     assert lab.rows("SELECT * FROM out") == [{"words": "built here"}]
     link = """
 site = os.path.join(os.path.dirname(os.environ["HOME"]), "site/lib/python3.11/site-packages")
-if os.path.isdir(site): os.symlink("/etc", os.path.join(site, "evil"))
+if os.path.isdir(site) and not os.path.lexists(site + "/evil"): os.symlink("/etc", site + "/evil")
 """
     wheels.source(index, "fbt_link", link)
     failed = lab.run(lab.project({"models.py": BUILT.replace("NAME", "fbt_link")})).failed()

@@ -121,7 +121,8 @@ fn builds_once_and_then_remembers() {
     assert_eq!(same.hash, environment.hash);
     std::fs::remove_file(environment.folder.join("forebay.json")).unwrap();
     std::fs::create_dir(folder.path().join("envs").join(format!("{}.building-left", environment.hash))).unwrap();
-    let rebuilt = open(folder.path(), Some(uv)).prepare(&wanted, None, &Quiet).unwrap();
+    // Nothing is left for later.
+    let rebuilt = open(folder.path(), Some(uv)).prepare_fully(&wanted, None, &Quiet).unwrap();
     assert_eq!(rebuilt, environment);
     let names = folder.path().join("envs").read_dir().unwrap().map(|e| e.unwrap().file_name().into_string().unwrap());
     assert!(names.filter(|name| name.contains(".building-")).count() == 0);
