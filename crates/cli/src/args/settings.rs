@@ -37,7 +37,7 @@ pub enum ParameterCommand {
     /// Add a parameter, or change one
     Set(ParameterSetArgs),
     /// The parameters of a run (JSON on stdin) as a client sends them, secrets sealed: for the Python client
-    #[command(hide = true)]
+    #[command(hide = true, after_help = "Examples:\n  forebay parameter seal -p examples/flights -o json")]
     Seal(ParameterSealArgs),
     /// Remove a parameter
     #[command(visible_alias = "delete", after_help = "Examples:\n  forebay parameter rm min_delay")]
