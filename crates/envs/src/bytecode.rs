@@ -23,7 +23,21 @@ const SCRIPT: &str = r#"
 import os, sys, threading
 threading.Thread(target=lambda: (sys.stdin.buffer.read(), os._exit(1)), daemon=True).start()
 os.nice(19)
-import py_compile
+from importlib.util import cache_from_source
+from importlib._bootstrap_external import _code_to_timestamp_pyc, _write_atomic
+def compile_one(path):
+    target = cache_from_source(path)
+    if os.path.exists(target):
+        return
+    with open(path, "rb") as file:
+        code = compile(file.read(), path, "exec", dont_inherit=True)
+    state = os.stat(path)
+    # Not `py_compile`, which makes the whole way to the file: a package that was removed meanwhile would be half there again.
+    try:
+        os.mkdir(os.path.dirname(target))
+    except FileExistsError:
+        pass
+    _write_atomic(target, _code_to_timestamp_pyc(code, int(state.st_mtime), state.st_size))
 for tree in sys.argv[2:]:
     for folder, folders, files in os.walk(tree):
         folders[:] = [name for name in folders if name not in ("__pycache__", "tests", "test")]
@@ -31,9 +45,7 @@ for tree in sys.argv[2:]:
             if name.endswith(".py"):
                 path = os.path.join(folder, name)
                 try:
-                    target = __import__("importlib.util").util.cache_from_source(path)
-                    if not os.path.exists(target):
-                        py_compile.compile(path, target, doraise=True)
+                    compile_one(path)
                 except Exception:
                     pass
     open(os.path.join(os.path.dirname(tree), "compiled"), "w").close()
