@@ -330,6 +330,78 @@ def test_sources_are_built_or_the_failure_is_told(lab: Lab, index: Path) -> None
     assert failed.json["error"]["code"] == "ENV0009" and "fails" in failed.err and "no compiler here" in failed.err
 
 
+BUILT = """
+import forebay
+
+@forebay.model(materialization_strategy="REPLACE")
+@forebay.python("3.11", pip={"numpy": "", "NAME": ""})
+def out():
+    import NAME
+    return [{"words": NAME.WORDS}]
+"""
+
+
+def test_what_builds_is_kept_in(lab: Lab, index: Path) -> None:
+    """The code of a package of sources sees neither the user's files nor their variables, and can leave no links."""
+    private_file = lab.folder / "private.txt"
+    private_file.write_text("mine")
+    nosy = f"""
+here = [process for process in os.listdir("/proc") if process.isdigit()]
+seen = {{
+    "file": os.path.exists({str(private_file)!r}), "home": os.path.exists({str(lab.home)!r}), "uid": os.getuid() != 1000,
+    "lake": os.path.exists({str(lab.lake)!r}), "processes": len(here) > 20, "variables": "MINE" in os.environ,
+}}
+if any(seen.values()): raise SystemExit(f"it saw {{seen}}")
+"""
+    wheels.source(index, "fbt_nosy", nosy)
+    lab.environment["MINE"] = "hands off"
+    lab.run(lab.project({"models.py": BUILT.replace("NAME", "fbt_nosy")})).ok()
+    assert lab.rows("SELECT * FROM out") == [{"words": "built here"}]
+    link = """
+site = os.path.join(os.path.dirname(os.environ["HOME"]), "site/lib/python3.11/site-packages")
+if os.path.isdir(site) and not os.path.lexists(site + "/evil"): os.symlink("/etc", site + "/evil")
+"""
+    wheels.source(index, "fbt_link", link)
+    failed = lab.run(lab.project({"models.py": BUILT.replace("NAME", "fbt_link")})).failed()
+    assert failed.json["error"]["code"] == "ENV0009" and "no file" in failed.err
+
+
+def test_without_a_sandbox_sources_are_built_only_if_they_are_trusted(lab: Lab, index: Path) -> None:
+    wheels.source(index, "fbt_plain", "print('building')")
+    project = lab.project({"models.py": BUILT.replace("NAME", "fbt_plain")})
+    lab.environment["FOREBAY_BUILDS"] = "trusted"
+    lab.forebay("env", "build", "-p", project).ok()
+    lab.run(project).ok()
+    assert lab.rows("SELECT * FROM out") == [{"words": "built here"}]
+
+
+@pytest.mark.parametrize("kind", ["wheel", "sources"])
+@pytest.mark.parametrize("how", ["url", "variables"])
+def test_a_private_index_is_used_and_its_password_is_not_told(lab: Lab, kind: str, how: str) -> None:
+    cache = private(lab)
+    lab.environment["UV_CACHE_DIR"] = str(lab.folder / "uv-cache")
+    files = lab.folder / "files"
+    files.mkdir()
+    make = wheels.source if kind == "sources" else lambda folder, name: wheels.wheel(folder, name, {f"{name}.py": "WORDS = 'built here'"})
+    make(files, "fbt_private")
+    with wheels.Index(files, "ann", "s3cret-word") as port:
+        if how == "url":
+            lab.environment["UV_INDEX"] = f"http://ann:s3cret-word@127.0.0.1:{port}/simple"
+        else:
+            lab.environment["UV_INDEX"] = f"mine=http://127.0.0.1:{port}/simple"
+            lab.environment["UV_INDEX_MINE_USERNAME"] = "ann"
+            lab.environment["UV_INDEX_MINE_PASSWORD"] = "s3cret-word"
+        project = lab.project({"models.py": BUILT.replace("NAME", "fbt_private")})
+        done = [lab.run(project).ok(), lab.forebay("env", "lock", "-p", project)]
+        failing = lab.project({"models.py": BUILT.replace("NAME", "fbt_not_there")}, "failing")
+        done.append(lab.run(failing).failed())
+    assert lab.rows("SELECT * FROM out") == [{"words": "built here"}]
+    everything = [one.out + one.err for one in done]
+    for folder in (lab.home, lab.lake, cache, project):
+        everything += [path.read_text(errors="replace") for path in folder.rglob("*") if path.is_file()]
+    assert not [text for text in everything if "s3cret-word" in text]
+
+
 def test_two_builders_at_once_and_one_that_is_killed(lab: Lab, index: Path) -> None:
     modules = {f"slow/m{n}.py": f"x = {n}\n" for n in range(300)}
     wheels.wheel(index, "fbt_slow", {**modules, "slow/__init__.py": "for n in range(300): __import__(f'slow.m{n}')\n"})

@@ -379,7 +379,7 @@ def test_memory_of_all_processes_of_a_function_counts(lab: Lab) -> None:
     if found[0]["status"] != "ok":
         pytest.skip("skipped: no control groups here")
     code = """
-        @forebay.resources(memory="300M", timeout=60)
+        @forebay.resources(memory="300M", timeout=150)
         @forebay.model()
         def t():
             import multiprocessing
@@ -393,8 +393,8 @@ def test_memory_of_all_processes_of_a_function_counts(lab: Lab) -> None:
             time.sleep(5)
     """
     failed = lab.run(lab.project(code)).failed(1)
-    # The kernel picks one of them; if it is a worker the pool waits for it for ever.
-    assert failed.json["error"]["code"] in ("RUN0031", "RUN0012"), str(failed)
+    # The kernel picks one of them, and a pool waits for ever for a worker that was killed: all of them end.
+    assert failed.json["error"]["code"] == "RUN0031", str(failed)
 
 
 def test_errors_say_limit_and_peak_and_what_to_do(lab: Lab) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import http.server
 import io
 import tarfile
+import threading
 import zipfile
 from pathlib import Path
 
@@ -31,6 +33,56 @@ def wheel(folder: Path, name: str, files: dict[str, str], version: str = "1.0", 
 def digest(text: str) -> str:
     """As `RECORD` has it."""
     return base64.urlsafe_b64encode(hashlib.sha256(text.encode()).digest()).rstrip(b"=").decode()
+
+
+class Index:
+    """A package index of the files of a folder, for who knows the password. Gives its port."""
+
+    def __init__(self, folder: Path, user: str, password: str) -> None:
+        expected = "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self) -> None:  # noqa: N802
+                if self.headers.get("Authorization") != expected:
+                    self.send_response(401)
+                    self.send_header("WWW-Authenticate", "Basic realm=x")
+                    self.send_header("Content-Length", "0")
+                    self.end_headers()
+                    return
+                kind, body = self.page()
+                self.send_response(200 if body else 404)
+                self.send_header("Content-Type", kind)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            do_HEAD = do_GET
+
+            def page(self) -> tuple[str, bytes]:
+                parts = self.path.split("?")[0].strip("/").split("/")
+                if parts[0] == "files" and (folder / parts[-1]).is_file():
+                    return "application/octet-stream", (folder / parts[-1]).read_bytes()
+                if parts[0] == "simple" and len(parts) == 2:
+                    wanted = parts[1].replace("-", "_")
+                    names = [path.name for path in folder.iterdir() if path.name.startswith(wanted + "-")]
+                    links = "".join(f'<a href="/files/{name}">{name}</a>' for name in names)
+                    return "text/html", f"<!DOCTYPE html><html><body>{links}</body></html>".encode() if links else b""
+                return "text/plain", b""
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+
+    def __enter__(self) -> int:
+        self.thread = threading.Thread(target=self.server.serve_forever, daemon=True)
+        self.thread.start()
+        return self.server.server_address[1]
+
+    def __exit__(self, *_: object) -> None:
+        self.server.shutdown()
+        self.server.server_close()
+        self.thread.join()
 
 
 #: A build backend of one file that needs nothing.

@@ -9,7 +9,7 @@ from itertools import islice
 from typing import Any, Iterator, Literal, Mapping, Sequence, Union
 
 from ._client_base import Methods
-from ._connection import Answer
+from ._connection import Answer, with_secrets
 from ._convert import (
     JobArg,
     NamespaceArg,
@@ -63,7 +63,8 @@ class JobMethods(Methods):
             project_dir: The project's folder.
             ref: The branch to run on. Default: the active branch. A dry run takes any ref.
             namespace: Default: the project's.
-            parameters: Values for the project's parameters; `None` means the default.
+            parameters: Values for the project's parameters; `None` means the default. For a secret, where it is: `env:NAME`,
+                `file:PATH` or `keyring:SERVICE/USER`.
             cache: Accepted; results are not cached yet.
             transaction: Must be true: every run is a transaction.
             dry_run: Runs everything and writes nothing.
@@ -227,12 +228,15 @@ class JobMethods(Methods):
         strict: bool,
     ) -> dict[str, Any]:
         # A branch object is where to run, not the commit it was read at: runs write.
+        folder = os.path.abspath(os.path.expanduser(os.fspath(project_dir)))
+        values, secrets = with_secrets(folder, as_text(parameters), self._connection.profile)
         at = ref.name if isinstance(ref, Branch) else self._at(ref)
         return {
-            "project_dir": os.path.abspath(os.path.expanduser(os.fspath(project_dir))),
+            "project_dir": folder,
             "ref": at,
             "namespace": namespace_name(namespace),
-            "parameters": as_text(parameters),
+            "parameters": values,
+            "secrets": secrets,
             "strict": strict,
             "dry_run": dry_run,
         }

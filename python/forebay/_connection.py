@@ -28,6 +28,7 @@ from .exceptions import ForebayError, JobTimeoutError, ServiceUnavailableError
 
 PROTOCOL_VERSION = 2
 _START_TIMEOUT_S = 60
+_PROJECT_FILES = ("forebay.toml", "bauplan_project.yml", "bauplan_project.yaml")
 
 Event = Callable[[Mapping[str, Any]], None]
 
@@ -182,6 +183,39 @@ def start_daemon(profile: str | None) -> Session:
 def _storage_variables() -> dict[str, str]:
     """Variables that say how object stores are reached; the daemon was started by somebody with other ones."""
     return {name: value for name, value in os.environ.items() if name.startswith(("AWS_", "GOOGLE_", "AZURE_"))}
+
+
+def with_secrets(
+    project_dir: str, parameters: dict[str, str], profile: str | None
+) -> tuple[dict[str, str], dict[str, Any] | None]:
+    """The parameters of a run without its secrets, and these, sealed: `forebay parameter seal` reads and seals them.
+
+    Raises:
+        ForebayError: if the value of a secret cannot be had.
+    """
+    if not any("secret" in _text(os.path.join(project_dir, name)) for name in _PROJECT_FILES):
+        return parameters, None
+    command = [find_binary(), "parameter", "seal", "-o", "json", "-p", project_dir]
+    if profile is not None:
+        command += ["--profile", profile]
+    # Not on the command line, where others could read what somebody takes for a parameter.
+    given = json.dumps(parameters)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=_START_TIMEOUT_S, input=given)
+    try:
+        said = json.loads(done.stdout)
+    except ValueError:
+        said = {"error": {"code": "CLI0009", "message": "could not seal the secrets", "causes": [done.stderr.strip()]}}
+    if isinstance(said.get("error"), dict):
+        raise from_wire(said["error"], "run")
+    return said["parameters"], said["secrets"]
+
+
+def _text(path: str) -> str:
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.read()
+    except OSError:
+        return ""
 
 
 def find_binary() -> str:

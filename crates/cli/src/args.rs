@@ -20,7 +20,9 @@ pub use lake::{
 pub use serve::ServeArgs;
 #[cfg(test)]
 pub use settings::ProjectFolder;
-pub use settings::{ConfigCommand, ConfigName, DaemonCommand, InitArgs, ParameterCommand, ParameterSetArgs, ParameterType};
+pub use settings::{
+    ConfigCommand, ConfigName, DaemonCommand, InitArgs, ParameterCommand, ParameterSealArgs, ParameterSetArgs, ParameterType,
+};
 pub use tables::{TableApplyArgs, TableCreateArgs, TableExternalArgs, TablePlanArgs};
 pub use work::{JobCommand, JobListArgs, PlanArgs, QueryArgs, RunArgs};
 

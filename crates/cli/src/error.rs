@@ -98,6 +98,22 @@ pub enum Error {
         /// URI of the lake.
         lake: String,
     },
+    /// A secret whose value cannot be had.
+    #[error("could not read the secret `{name}`")]
+    NoSecret {
+        /// Name of the parameter.
+        name: String,
+        /// `env:TOKEN`
+        place: String,
+        /// Why not.
+        why: String,
+    },
+    /// A secret's value where everybody can read it.
+    #[error("could not take the value of the secret `{name}` from the command line")]
+    SecretInPlain {
+        /// Name of the parameter.
+        name: String,
+    },
     /// Ctrl-C handling cannot be set up, or a thread cannot be started.
     #[error("could not prepare for Ctrl-C")]
     Signals {
@@ -126,6 +142,8 @@ impl Error {
             Self::Answer { .. } => "CLI0009",
             Self::Signals { .. } => "CLI0010",
             Self::NothingToExplain { .. } | Self::NoRun { .. } => "CLI0011",
+            Self::NoSecret { .. } => "CLI0020",
+            Self::SecretInPlain { .. } => "CLI0021",
         }
     }
 
@@ -145,6 +163,10 @@ impl Error {
             | Self::Answer { why }
             | Self::NothingToExplain { why, .. } => Some(why.clone()),
             Self::Signals { source } => Some(source.to_string()),
+            Self::NoSecret { place, why, .. } => Some(format!("`{place}`: {why}")),
+            Self::SecretInPlain { .. } => {
+                Some("what is written there is seen by every user of the machine, and kept by the shell".to_owned())
+            }
             _ => None,
         }
     }
@@ -168,6 +190,12 @@ impl Error {
             }
             Self::NothingToExplain { .. } => "list runs with `forebay job ls -k run`".to_owned(),
             Self::NoRun { .. } => "run a project first: `forebay run`".to_owned(),
+            Self::NoSecret { name, .. } => format!(
+                "put it there, or say where it is: `--param {name}=env:VARIABLE`, `{name}=file:PATH` or `{name}=keyring:SERVICE/USER`"
+            ),
+            Self::SecretInPlain { name } => {
+                format!("say where it is: `--param {name}=env:VARIABLE`, `{name}=file:PATH` or `{name}=keyring:SERVICE/USER`")
+            }
             Self::BadParameter { .. } | Self::File { .. } | Self::Signals { .. } => return None,
         })
     }
@@ -245,7 +273,7 @@ mod tests {
     #[test]
     fn each_code_has_a_page() {
         let pages = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/errors");
-        for number in 1..=11 {
+        for number in (1..=11).chain([20, 21]) {
             let code = format!("CLI{number:04}");
             let page = std::fs::read_to_string(pages.join(format!("{code}.md"))).unwrap();
             assert!(page.starts_with(&format!("# {code}: ")), "{code}");

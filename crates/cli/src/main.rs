@@ -12,6 +12,7 @@ mod exit;
 mod interrupt;
 mod output;
 mod render;
+mod secrets;
 
 use std::process::ExitCode;
 

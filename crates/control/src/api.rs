@@ -82,6 +82,9 @@ pub enum Op {
     /// -> [`RunResult`]; events: all kinds. With `detach` the result has status `RUNNING` and comes at once.
     #[serde(rename = "run")]
     Run(Run),
+    /// A key to seal the secrets of one run with. -> [`SecretKey`]
+    #[serde(rename = "secret.key")]
+    SecretKey,
     /// -> [`PlanResult`]
     #[serde(rename = "plan")]
     Plan(Run),
@@ -463,6 +466,9 @@ pub struct Run {
     /// Values as text, read by the declared type.
     #[serde(default)]
     pub parameters: std::collections::BTreeMap<String, String>,
+    /// Values of secret parameters, which a plan needs none of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secrets: Option<Sealed>,
     #[serde(default = "yes")]
     pub strict: bool,
     #[serde(default)]
@@ -478,6 +484,26 @@ pub struct Run {
     /// Memory limit of each model, whatever it declares.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory_bytes: Option<u64>,
+}
+
+/// A public key of the worker, for one request.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct SecretKey {
+    /// Which one.
+    pub key: u64,
+    /// X25519, in hex.
+    pub public: String,
+}
+
+/// Values by parameter, as JSON, that only the worker can read: X25519, HKDF-SHA256, ChaCha20-Poly1305.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Sealed {
+    /// The worker's key.
+    pub key: u64,
+    /// The client's public key, in hex.
+    pub public: String,
+    /// In hex.
+    pub ciphertext: String,
 }
 
 fn yes() -> bool {

@@ -21,7 +21,7 @@ use crate::api::{self, Actor, Daemon, Event, Op, Request};
 use crate::error::{Error, Result};
 use crate::home::Home;
 use crate::limits::{CONNECT_ATTEMPTS_MAX, DAEMON_LOG_BYTES_MAX, DAEMON_START_SECONDS_MAX};
-use crate::{table, version};
+use crate::{secrets, table, version};
 
 /// A connection to the daemon. Carries requests one after another.
 #[derive(Debug)]
@@ -158,6 +158,7 @@ fn start(home: &Home, program: &Path) -> Result<()> {
     let mut command = Command::new(program);
     command.args(["daemon", "serve"]).current_dir("/");
     command.stdin(Stdio::null()).stdout(ready_writer).stderr(open_log(home)?);
+    secrets::clean(&mut command);
     command.env("FOREBAY_CACHE", home.cache_dir());
     if let Some(root) = home.root() {
         command.env("FOREBAY_HOME", root);

@@ -343,7 +343,10 @@ impl Error {
             Self::DaemonBusy { .. } => "wait for its jobs, or stop them with `forebay daemon stop`".to_owned(),
             Self::AlreadyRunning { .. } => "see it with `forebay daemon status`".to_owned(),
             Self::Defect { .. } => "please report it, with the log that `forebay daemon logs` shows".to_owned(),
-            Self::ProjectTooLarge { .. } => "keep data out of the project folder, or list it in `.gitignore`".to_owned(),
+            Self::ProjectTooLarge { .. } => {
+                "list what functions do not need in `.gitignore`; large data belongs into the lake (`forebay table import`)"
+                    .to_owned()
+            }
             Self::NotABranch { .. } => "name a branch; make one with `forebay branch create <name> --from <ref>`".to_owned(),
             Self::NoBranch { name, known } => {
                 let near = near(name, known.iter().map(String::as_str));

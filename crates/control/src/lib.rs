@@ -32,6 +32,7 @@ mod refs;
 mod replay;
 pub mod rest;
 mod runs;
+pub mod secrets;
 pub mod server;
 mod service;
 mod snapshots;

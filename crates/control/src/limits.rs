@@ -3,11 +3,17 @@
 /// Longest project source file that is read, in bytes. Larger files are data, not code.
 pub const SOURCE_FILE_BYTES_MAX: u64 = 4 << 20;
 
-/// All source files of a project together, in bytes.
-pub const PROJECT_BYTES_MAX: u64 = 32 << 20;
+/// All files of a project together, in bytes: every run reads them. More is data, which belongs into the lake.
+pub const PROJECT_BYTES_MAX: u64 = 128 << 20;
 
-/// Source files of a project.
-pub const PROJECT_FILES_MAX: usize = 2_000;
+/// Files of a project.
+pub const PROJECT_FILES_MAX: usize = 4_000;
+
+/// Project snapshots together, in bytes; of those that were not used lately, the oldest go first.
+pub const PROJECTS_BYTES_MAX: u64 = 2 << 30;
+
+/// A snapshot that was used less than so long ago may still be in use.
+pub const PROJECT_USED_AGO_MIN: std::time::Duration = std::time::Duration::from_secs(24 * 3600);
 
 /// Job records kept; the oldest finished ones go first.
 pub const JOBS_KEPT_MAX: usize = 500;

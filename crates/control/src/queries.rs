@@ -59,6 +59,7 @@ fn select(session: &Session<'_>, query: &Query, job: &JobHandle) -> Result<Answe
         keep: vec![last],
         sandbox: session.service.sandbox()?,
         storage: session.worker_storage(),
+        secrets: forebay_worker::Secrets::default(),
     };
     let mut outcome = runs::execute(session, job, &execution)?;
     if outcome.status != RunStatus::Success {

@@ -10,7 +10,7 @@
 //! merged, because none is made untainted; a run that writes nothing commits nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use forebay_catalog::{Changes, CommitInfo, Ref, TableEntry};
@@ -20,7 +20,7 @@ use forebay_plan::logical::Source;
 use forebay_plan::physical::{PhysicalPlan, Strategy, Work};
 use forebay_sipc::call::Preview;
 use forebay_types::{BranchName, RefSpec, TableName};
-use forebay_worker::{CancelToken, Execution, NodeOutcome, Outcome, RunStatus, WorkerEvent, WrittenTable};
+use forebay_worker::{CancelToken, Execution, NodeOutcome, Outcome, RunStatus, Secrets, WorkerEvent, WrittenTable};
 use serde_json::json;
 
 use crate::api::{self, CommitWords, Event, NodeResult, PlanResult, PlannedNode, Properties, RunResult};
@@ -31,8 +31,7 @@ use crate::limits::RECOVERY_COMMITS_MAX;
 use crate::project::{self, Project};
 use crate::replay::{self, Append};
 use crate::service::{Lake, Service, Session, reports};
-use crate::snapshots;
-use crate::tables;
+use crate::{secrets, snapshots, tables};
 
 pub(crate) use forebay_catalog::JOB_PROPERTY;
 
@@ -43,7 +42,7 @@ fn told(error: forebay_catalog::Error) -> api::Error {
 /// Plans a project without running it.
 pub(crate) fn plan(session: &Session<'_>, run: &api::Run) -> Result<PlanResult, api::Error> {
     let at = session.resolve(&run.at)?;
-    let planned = planned(session, run, &at)?;
+    let planned = planned(session, run, None, &at)?;
     Ok(PlanResult {
         schema: 1,
         logical: forebay_plan::render::logical_json(&planned.logical),
@@ -53,33 +52,34 @@ pub(crate) fn plan(session: &Session<'_>, run: &api::Run) -> Result<PlanResult, 
 }
 
 /// Runs a project. A detached run goes on in a thread of its own, and its job is answered at once.
-pub(crate) fn run(session: &Session<'_>, run: api::Run) -> Result<RunResult, api::Error> {
+pub(crate) fn run(session: &Session<'_>, mut run: api::Run) -> Result<RunResult, api::Error> {
+    let secrets = secrets::open(session.service, run.secrets.take())?;
     let new = NewJob { kind: "run", user: &session.author.name, lake: &session.lake.uri, at: &run.at };
     let job = session.service.jobs.start(&new)?;
     if run.detach {
-        return detach(session, run, job);
+        return detach(session, run, secrets, job);
     }
     let _watch = session.connection.watch(job.cancel()).map_err(Error::storage("watch", "the connection"))?;
-    Ok(run_job(session, &run, job))
+    Ok(run_job(session, &run, secrets, job))
 }
 
 /// Does the work of a job and writes its end down.
-pub(crate) fn run_job(session: &Session<'_>, run: &api::Run, job: JobHandle) -> RunResult {
-    let result = Attempt { session, run, job: &job }.end();
+pub(crate) fn run_job(session: &Session<'_>, run: &api::Run, secrets: Secrets, job: JobHandle) -> RunResult {
+    let result = Attempt { session, run, secrets, job: &job }.end();
     let value = serde_json::to_value(&result).expect("a result is JSON");
     // Only now may others see the end.
     job.finish(&result.status, result.error.clone(), Some(value));
     result
 }
 
-fn detach(session: &Session<'_>, run: api::Run, job: JobHandle) -> Result<RunResult, api::Error> {
+fn detach(session: &Session<'_>, run: api::Run, secrets: Secrets, job: JobHandle) -> Result<RunResult, api::Error> {
     let answer = RunResult { at: None, ..empty_result(&job, jobs::RUNNING) };
     let (service, lake, author) = (Arc::clone(session.service), Arc::clone(&session.lake), session.author.clone());
     let storage = session.storage.clone();
     let work = move || {
         let connection = Connection::none();
         let session = Session { service: &service, lake, author, storage, connection: &connection };
-        run_job(&session, &run, job);
+        run_job(&session, &run, secrets, job);
     };
     let spawned = std::thread::Builder::new().name("detached".to_owned()).spawn(work);
     spawned.map_err(Error::storage("start a thread of", "/proc/self"))?;
@@ -107,11 +107,15 @@ struct Planned {
     physical: PhysicalPlan,
 }
 
-fn planned(session: &Session<'_>, run: &api::Run, at: &Ref) -> Result<Planned, api::Error> {
-    let project = project::snapshot(Path::new(&run.project_dir), &session.service.home.projects_dir())?;
+fn planned(session: &Session<'_>, run: &api::Run, secrets: Option<&Secrets>, at: &Ref) -> Result<Planned, api::Error> {
+    let home = &session.service.home;
+    let lake = session.lake.uri.strip_prefix("file://").map(PathBuf::from);
+    let others: Vec<PathBuf> = lake.into_iter().chain(home.root().map(Path::to_owned)).collect();
+    let project = project::snapshot(Path::new(&run.project_dir), &home.projects_dir(), &others)?;
     let options = forebay_plan::Options {
         namespace: run.namespace.clone(),
         parameters: run.parameters.clone(),
+        secrets: secrets.map(|secrets| secrets.names().map(str::to_owned).collect()),
         strict: run.strict,
         dry_run: run.dry_run,
     };
@@ -126,6 +130,7 @@ fn planned(session: &Session<'_>, run: &api::Run, at: &Ref) -> Result<Planned, a
 struct Attempt<'a> {
     session: &'a Session<'a>,
     run: &'a api::Run,
+    secrets: Secrets,
     job: &'a JobHandle,
 }
 
@@ -180,7 +185,7 @@ impl Attempt<'_> {
             head
         };
         let preview = preview(&self.run.preview).map_err(api::Error::from)?;
-        let planned = planned(self.session, self.run, &at)?;
+        let planned = planned(self.session, self.run, Some(&self.secrets), &at)?;
         self.session.emit(self.job, &plan_event(&planned));
         for text in &planned.logical.warnings {
             self.session.emit(self.job, &Event::Warning { text: text.clone() });
@@ -255,6 +260,7 @@ impl Attempt<'_> {
             keep: Vec::new(),
             sandbox: self.session.service.sandbox()?,
             storage: self.session.worker_storage(),
+            secrets: self.secrets.clone(),
         };
         Ok(execute(self.session, self.job, &execution)?)
     }
@@ -375,6 +381,7 @@ fn literal(value: &forebay_plan::physical::Literal) -> String {
         Literal::Int(value) => value.to_string(),
         Literal::Float(value) => value.to_string(),
         Literal::Str(value) => value.clone(),
+        Literal::Secret(_) => "<secret>".to_owned(),
     }
 }
 

@@ -16,7 +16,7 @@ use crate::error::{Error, Result};
 use crate::home::Home;
 use crate::jobs::{self, JobHandle, Jobs, Wanted};
 use crate::limits::{LIST_ROWS_MAX, TABLE_INFOS_MAX};
-use crate::{history, imports, maintenance, queries, refs, runs, table_history, tables, version};
+use crate::{history, imports, maintenance, queries, refs, runs, secrets, table_history, tables, version};
 
 /// Everything the daemon has at hand, shared by all connections.
 pub struct Service {
@@ -28,6 +28,7 @@ pub struct Service {
     /// Runs in lakes in object stores that a killed daemon left; they are ended when their lake is opened.
     orphans: Mutex<Vec<api::Job>>,
     tables: Mutex<HashMap<String, Arc<TableInfo>>>,
+    pub(crate) keys: forebay_worker::Keys,
     version: String,
     started_at: String,
 }
@@ -66,6 +67,7 @@ impl Service {
             lakes: Mutex::default(),
             orphans: Mutex::default(),
             tables: Mutex::default(),
+            keys: forebay_worker::Keys::default(),
             version: version::of_program(&program, home.cache_dir()),
             started_at: jobs::now(),
             home: home.clone(),
@@ -99,6 +101,7 @@ impl Service {
     pub fn answer(self: &Arc<Self>, request: Request, connection: &Connection) -> Result<Answer, api::Error> {
         match &request.op {
             Op::Ping => return Answer::of(self.describe()),
+            Op::SecretKey => return secrets::key(self),
             Op::Shutdown => return Answer::of(()),
             Op::JobList { ids, kinds, statuses, limit } => {
                 let mut jobs = self.jobs.list(&Wanted { ids, kinds, statuses })?;

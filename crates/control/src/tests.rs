@@ -238,7 +238,7 @@ fn a_cancelled_run_says_so() {
     let new = crate::jobs::NewJob { kind: "run", user: "ann", lake: "/l", at: "main" };
     let job = service.jobs.start(&new).unwrap();
     job.cancel().cancel("it was stopped");
-    let result = crate::runs::run_job(&session, &run, job);
+    let result = crate::runs::run_job(&session, &run, forebay_worker::Secrets::default(), job);
     let error = result.error.unwrap();
     assert_eq!((result.status.as_str(), error.code.as_str()), ("CANCELLED", "CTL0018"));
     assert_eq!(service.jobs.get(&result.job_id).unwrap().status, "CANCELLED");

@@ -1,6 +1,6 @@
 //! Building an environment beside its place, trying its imports, and moving it into place with one rename.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fs::{File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -28,14 +28,14 @@ const DAMAGED_MAX: usize = 64;
 /// Imports the declared packages, which also writes their byte code. Prints `{"package","version","error"}` of the
 /// first that does not import. A package's module is the one named like it, else the first of its modules that imports.
 const SMOKE_TEST: &str = r#"
-import importlib, importlib.metadata as metadata, json, re, sys, traceback
+import csv, importlib, importlib.metadata as metadata, json, re, sys, traceback
 def modules(name):
     distribution = metadata.distribution(name)
     found = (distribution.read_text("top_level.txt") or "").split()
-    for file in distribution.files or []:
-        head = file.parts[0]
-        if len(file.parts) > 1 and file.parts[-1] == "__init__.py" and len(file.parts) == 2: found.append(head)
-        elif len(file.parts) == 1 and head.endswith((".py", ".so")): found.append(head.split(".")[0])
+    for file, *_ in filter(None, csv.reader((distribution.read_text("RECORD") or "").splitlines())):
+        head, _, rest = file.partition("/")
+        if rest == "__init__.py": found.append(head)
+        elif not rest and head.endswith((".py", ".so")): found.append(head.split(".")[0])
     found = [m for m in dict.fromkeys(found) if m.isidentifier() and not m.startswith("_")]
     same = [m for m in found if re.sub("[-_.]+", "-", m).lower() == name]
     return (same or found)[:8], distribution.version
@@ -125,9 +125,15 @@ pub(crate) struct Wanted<'a> {
     pub requirements: &'a [Requirement],
 }
 
-/// Makes the environment unless it is there. Exactly one builder at a time; the others wait for it. Gives the layers of one
-/// that was made just now.
-pub(crate) fn build(tools: &Tools<'_>, wanted: &Wanted<'_>) -> Result<Option<Vec<Layer>>, Error> {
+/// An environment that was made just now.
+pub(crate) struct Built {
+    pub layers: Vec<Layer>,
+    /// What is left of the building site: thousands of files, which need not be removed before the environment is used.
+    pub rubble: tempfile::TempDir,
+}
+
+/// Makes the environment unless it is there. Exactly one builder at a time; the others wait for it.
+pub(crate) fn build(tools: &Tools<'_>, wanted: &Wanted<'_>) -> Result<Option<Built>, Error> {
     let (name, lock, interpreter) = (wanted.name, wanted.lock, wanted.interpreter);
     let place = tools.folder.join(name);
     let is_there = || open_intact(&place, tools.store).is_ok();
@@ -142,10 +148,15 @@ pub(crate) fn build(tools: &Tools<'_>, wanted: &Wanted<'_>) -> Result<Option<Vec
     let prefix = format!("{name}.building-");
     let staging = tempfile::Builder::new().prefix(&prefix).tempdir_in(tools.folder).map_err(Error::io("create", tools.folder))?;
     let site = staging.path().join("site");
-    let (layers, clashes) = fill(tools, staging.path(), &site, lock, interpreter)?;
-    let imports: Vec<&str> = wanted.requirements.iter().map(|requirement| requirement.name.as_str()).collect();
-    try_imports(tools, &site, lock, interpreter, &imports)?;
-    tree::harvest_byte_code(&site, &layers);
+    let mut imports: Vec<&str> = wanted.requirements.iter().map(|requirement| requirement.name.as_str()).collect();
+    let tried = tried_before(tools, interpreter, lock);
+    imports.retain(|name| !tried.contains(*name));
+    let mut early = Early { tools, wanted, imports: &imports, trial: None };
+    let (layers, clashes) = fill(tools, staging.path(), &site, lock, interpreter, &mut |unpacked| early.start(unpacked))?;
+    if !early.has_succeeded(&site, &layers)? {
+        try_imports(tools, &site, lock, interpreter, &imports)?;
+        tree::harvest_byte_code(&site, &layers);
+    }
     let description = Description {
         version: interpreter.version.clone(),
         interpreter: interpreter.path.clone(),
@@ -159,7 +170,66 @@ pub(crate) fn build(tools: &Tools<'_>, wanted: &Wanted<'_>) -> Result<Option<Vec
     // Last: an environment without it is not there.
     write(&site.join(DESCRIPTION), &text)?;
     std::fs::rename(&site, &place).map_err(Error::io("create", &place))?;
-    Ok(Some(layers))
+    Ok(Some(Built { layers, rubble: staging }))
+}
+
+/// The imports of an environment, tried where its new packages were unpacked while they are copied into the store.
+struct Early<'a> {
+    tools: &'a Tools<'a>,
+    wanted: &'a Wanted<'a>,
+    imports: &'a [&'a str],
+    trial: Option<(uv::Started<'a>, PathBuf)>,
+}
+
+impl Early<'_> {
+    /// Adds the packages that are known to the new ones, and starts importing. Where that is not as simple as it sounds (files of
+    /// one path in two packages, something missing), nothing is started, and the finished environment is tried.
+    fn start(&mut self, unpacked: &Path) {
+        let Wanted { lock, interpreter, .. } = *self.wanted;
+        // Of an attempt before, whose store had a damaged file.
+        self.trial = None;
+        let keys = store::keys(lock, interpreter);
+        let known: Vec<Layer> = keys.iter().filter_map(|(_, key)| store::open(self.tools.store, key).ok()).collect();
+        if self.imports.is_empty() || !tree::add(unpacked, &known) {
+            return;
+        }
+        self.tools.watch.progress("trying the imports");
+        let command = import_command(unpacked, self.imports);
+        self.trial = command
+            .ok()
+            .and_then(|command| uv::Started::new(command, self.tools.watch).ok())
+            .map(|started| (started, unpacked.to_owned()));
+    }
+
+    /// Waits for the imports, and gives their byte code to the layers and the environment at `site`. If something failed, the
+    /// environment itself has the last word.
+    fn has_succeeded(self, site: &Path, layers: &[Layer]) -> Result<bool, Error> {
+        let Some((started, unpacked)) = self.trial else { return Ok(self.imports.is_empty()) };
+        if !started.finish()?.status.success() {
+            return Ok(false);
+        }
+        tree::harvest_byte_code(&unpacked, layers);
+        tree::refresh_byte_code(site, layers)?;
+        Ok(true)
+    }
+}
+
+/// Packages that were imported in an environment of which this one has every package: they find here what they found there.
+fn tried_before(tools: &Tools<'_>, interpreter: &Interpreter, lock: &Lock) -> HashSet<String> {
+    let keys = store::keys(lock, interpreter);
+    let here: HashSet<&str> = keys.iter().map(|(_, key)| key.as_str()).collect();
+    let entries = tools.folder.read_dir().into_iter().flatten().filter_map(Result::ok);
+    let descriptions = entries.filter_map(|entry| {
+        let text = std::fs::read(entry.path().join(DESCRIPTION)).ok()?;
+        serde_json::from_slice::<Description>(&text).ok()
+    });
+    let is_part = |other: &Description| {
+        (&other.version, &other.interpreter) == (&interpreter.version, &interpreter.path)
+            && other.clashes.is_empty()
+            && other.layers.iter().all(|key| here.contains(key.as_str()))
+    };
+    let name = |requirement: &String| requirement.split(|c: char| "=<>!~; [".contains(c)).next().map(str::to_owned);
+    descriptions.filter(is_part).flat_map(|other| other.requirements).filter_map(|requirement| name(&requirement)).collect()
 }
 
 fn write(path: &Path, bytes: &[u8]) -> Result<(), Error> {
@@ -173,7 +243,7 @@ fn remove_leftovers(folder: &Path, name: &str) -> Result<(), Error> {
         let file_name = entry.file_name();
         let file_name = file_name.to_string_lossy();
         if file_name == name || file_name.strip_prefix(name).is_some_and(|rest| rest.starts_with(".building-")) {
-            std::fs::remove_dir_all(entry.path()).map_err(Error::io("remove", entry.path()))?;
+            tree::remove_if_there(&entry.path())?;
         }
     }
     Ok(())
@@ -208,12 +278,13 @@ pub(crate) fn fill(
     site: &Path,
     lock: &Lock,
     interpreter: &Interpreter,
+    unpacked: &mut dyn FnMut(&Path),
 ) -> Result<(Vec<Layer>, Vec<Clash>), Error> {
     // Nobody removes layers meanwhile.
     let _held = shelf::hold_store(tools.store).map_err(Error::io("lock", tools.store))?;
     for _ in 0..DAMAGED_MAX {
-        let layers = store::ensure(tools, staging, lock, interpreter)?;
-        remove_if_there(site)?;
+        let layers = store::ensure(tools, staging, lock, interpreter, unpacked)?;
+        tree::remove_if_there(site)?;
         tree::skeleton(site, interpreter)?;
         match tree::assemble(site, &layers) {
             Ok(clashes) => return Ok((layers, clashes)),
@@ -227,13 +298,6 @@ pub(crate) fn fill(
     Err(Error::Install { packages: lock.listing(""), uv: "files in the store of packages change all the time".to_owned() })
 }
 
-fn remove_if_there(folder: &Path) -> Result<(), Error> {
-    match std::fs::remove_dir_all(folder) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::io("remove", folder)(error)),
-        _ => Ok(()),
-    }
-}
-
 pub(crate) fn try_imports(
     tools: &Tools<'_>,
     site: &Path,
@@ -245,10 +309,7 @@ pub(crate) fn try_imports(
         return Ok(());
     }
     tools.watch.progress("trying the imports");
-    let mut command = Command::new(site.join("bin/python"));
-    command.args(["-I", "-c", SMOKE_TEST]).args(imports).current_dir(site);
-    command.env_clear().env("PATH", "/usr/local/bin:/usr/bin:/bin").env("HOME", site).env("LANG", "C.UTF-8");
-    let output = uv::run(command, "", tools.watch)?;
+    let output = uv::run(import_command(site, imports)?, "", tools.watch)?;
     if output.status.success() {
         return Ok(());
     }
@@ -267,4 +328,15 @@ pub(crate) fn try_imports(
         python: interpreter.version.clone(),
         message: broken.error,
     })
+}
+
+/// The command that imports packages in an environment.
+fn import_command(site: &Path, imports: &[&str]) -> Result<Command, Error> {
+    let mut command = Command::new(site.join("bin/python"));
+    command.args(["-I", "-c", SMOKE_TEST]).args(imports).current_dir(site);
+    // What packages keep at home (a cache of fonts) is no part of the environment.
+    let home = site.with_file_name("home");
+    std::fs::create_dir_all(&home).map_err(Error::io("create", &home))?;
+    command.env_clear().env("PATH", "/usr/local/bin:/usr/bin:/bin").env("HOME", home).env("LANG", "C.UTF-8");
+    Ok(command)
 }

@@ -5,6 +5,7 @@
 //! linked into the environment. It ends when whoever started it ends: its standard input closes.
 //! Times, not hashes, tie byte code to its source: a hard link has the time of its file, and a copy is given it.
 
+use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -22,7 +23,21 @@ const SCRIPT: &str = r#"
 import os, sys, threading
 threading.Thread(target=lambda: (sys.stdin.buffer.read(), os._exit(1)), daemon=True).start()
 os.nice(19)
-import py_compile
+from importlib.util import cache_from_source
+from importlib._bootstrap_external import _code_to_timestamp_pyc, _write_atomic
+def compile_one(path):
+    target = cache_from_source(path)
+    if os.path.exists(target):
+        return
+    with open(path, "rb") as file:
+        code = compile(file.read(), path, "exec", dont_inherit=True)
+    state = os.stat(path)
+    # Not `py_compile`, which makes the whole way to the file: a package that was removed meanwhile would be half there again.
+    try:
+        os.mkdir(os.path.dirname(target))
+    except FileExistsError:
+        pass
+    _write_atomic(target, _code_to_timestamp_pyc(code, int(state.st_mtime), state.st_size))
 for tree in sys.argv[2:]:
     for folder, folders, files in os.walk(tree):
         folders[:] = [name for name in folders if name not in ("__pycache__", "tests", "test")]
@@ -30,25 +45,27 @@ for tree in sys.argv[2:]:
             if name.endswith(".py"):
                 path = os.path.join(folder, name)
                 try:
-                    target = __import__("importlib.util").util.cache_from_source(path)
-                    if not os.path.exists(target):
-                        py_compile.compile(path, target, doraise=True)
+                    compile_one(path)
                 except Exception:
                     pass
     open(os.path.join(os.path.dirname(tree), "compiled"), "w").close()
 os._exit(0)
 "#;
 
+/// Whether all of a layer has been compiled.
+pub(crate) fn is_complete(layer: &Layer) -> bool {
+    layer.tree.with_file_name(DONE).exists()
+}
+
 /// Compiles what is left of an environment's layers, and waits for the end; told to `watch` if somebody waits.
 pub(crate) fn compile(python: &Path, folder: &Path, layers: &[Layer], watch: Option<&dyn Watch>) {
-    let marker = |layer: &Layer| layer.tree.with_file_name(DONE);
-    let left: Vec<&Layer> = layers.iter().filter(|layer| !marker(layer).exists()).collect();
+    let left: Vec<&Layer> = layers.iter().filter(|layer| !is_complete(layer)).collect();
     if left.is_empty() {
         return;
     }
     let mut command = Command::new(python);
     command.args(["-I", "-S", "-c", SCRIPT, COMPILER_MARK]).args(left.iter().map(|layer| &layer.tree)).current_dir(folder);
-    command.env_clear().stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+    command.env_clear().stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).process_group(0);
     let Ok(mut child) = command.spawn() else { return };
     if let Some(watch) = watch {
         watch.progress("compiling byte code");

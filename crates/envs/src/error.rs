@@ -86,6 +86,14 @@ pub enum Error {
         /// What uv says, cleaned.
         uv: String,
     },
+    /// A package without a wheel, and nowhere to build it.
+    #[error("could not build a package of {packages} from its sources: that takes a sandbox")]
+    Unconfined {
+        /// `pandas==2.0.3, pyarrow`
+        packages: String,
+        /// Why there is none.
+        why: String,
+    },
     /// No space left.
     #[error("could not make the environment: the disk is full")]
     DiskFull {
@@ -178,6 +186,11 @@ impl Coded for Error {
             Self::Build { uv, .. } => Report::new("ENV0009", Fault::Request, message)
                 .with_cause(uv)
                 .with_hint("use a version that has a wheel for this Python, or install what the build misses (often a compiler or headers)"),
+            Self::Unconfined { why, .. } => Report::new("ENV0014", Fault::Request, message)
+                .with_cause(why)
+                .with_hint(
+                    "use a version that has a wheel; `forebay doctor` says how to allow the sandbox; if you trust what is built, FOREBAY_BUILDS=trusted (for the background process) builds with your rights",
+                ),
             Self::DiskFull { path, cause } => Report::new("ENV0010", Fault::Platform, message)
                 .with_cause(cause)
                 .with_cause(format!("in `{}`", path.display()))

@@ -18,9 +18,11 @@
 mod build;
 mod bytecode;
 mod compatibility;
+mod confined;
 mod error;
 mod interpreters;
 mod lock;
+mod parallel;
 mod resolve;
 mod shelf;
 mod store;
@@ -32,12 +34,13 @@ mod version;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 pub use bytecode::COMPILER_MARK;
+pub use confined::{Confined, Confinement, Unconfined};
 pub use error::Error;
 pub use interpreters::{Interpreter, installed};
 pub use lock::{LOCK_FILE, Lock, ProjectLock};
@@ -65,6 +68,8 @@ pub struct Options {
     pub interpreters: Vec<PathBuf>,
     /// Never touch the network; also if FOREBAY_OFFLINE is set.
     pub offline: bool,
+    /// Who builds packages that have no wheel, which executes their code; `None`: nobody.
+    pub confinement: Option<Arc<dyn Confinement>>,
     /// Bytes of packages that [`Environments::collect`] leaves; `None`: FOREBAY_ENVIRONMENTS_MAX, else
     /// [`BYTES_MAX_DEFAULT`].
     pub bytes_max: Option<u64>,
@@ -162,6 +167,9 @@ impl Environments {
         let folder = folder.canonicalize().map_err(Error::io("open", &folder))?;
         let store = store.canonicalize().map_err(Error::io("open", &store))?;
         options.offline |= std::env::var_os("FOREBAY_OFFLINE").is_some_and(|value| !value.is_empty() && value != "0");
+        if std::env::var("FOREBAY_BUILDS").is_ok_and(|value| value == "trusted") {
+            options.confinement = Some(Arc::new(confined::Trusted));
+        }
         Ok(Self { options, folder, store, known: Mutex::default() })
     }
 
@@ -170,8 +178,8 @@ impl Environments {
     /// With a `pinned` lock, exactly that is installed; without, versions are resolved when the request is met first.
     pub fn prepare(&self, request: &EnvironmentRequest, pinned: Option<&Lock>, watch: &dyn Watch) -> Result<Environment, Error> {
         let (environment, new) = self.prepared(request, pinned, watch)?;
-        if let Some(layers) = new {
-            self.tend(&environment, layers);
+        if let Some(built) = new {
+            self.tend(&environment, built);
         }
         Ok(environment)
     }
@@ -192,11 +200,13 @@ impl Environments {
     }
 
     /// What can wait until a new environment is in use, in a thread of its own: its byte code, and making room.
-    fn tend(&self, environment: &Environment, layers: Vec<store::Layer>) {
+    fn tend(&self, environment: &Environment, built: build::Built) {
         let (folder, store, bytes_max) = (self.folder.clone(), self.store.clone(), self.bytes_max());
         // The lease in it keeps it from being removed meanwhile.
         let environment = environment.clone();
         let work = move || {
+            let build::Built { layers, rubble } = built;
+            drop(rubble);
             bytecode::compile(&environment.python, &environment.folder, &layers, None);
             // What could not be removed is tried again after the next new environment, or by `forebay env gc`.
             let _ = shelf::collect(&folder, &store, bytes_max, false);
@@ -210,7 +220,7 @@ impl Environments {
         request: &EnvironmentRequest,
         pinned: Option<&Lock>,
         watch: &dyn Watch,
-    ) -> Result<(Environment, Option<Vec<store::Layer>>), Error> {
+    ) -> Result<(Environment, Option<build::Built>), Error> {
         let pins = pinned.map(|lock| lock.text.as_str());
         let key = hash(&serde_json::json!({ "layout": LAYOUT_VERSION, "request": request, "pins": pins }).to_string());
         if let Some(environment) = self.recall(&key) {
@@ -266,7 +276,8 @@ impl Environments {
     }
 
     fn tools<'a>(&'a self, uv: &'a Path, watch: &'a dyn Watch) -> Tools<'a> {
-        Tools { uv, folder: &self.folder, store: &self.store, offline: self.options.offline, watch }
+        let confinement = self.options.confinement.as_deref();
+        Tools { uv, folder: &self.folder, store: &self.store, offline: self.options.offline, confinement, watch }
     }
 
     fn interpreter(&self, tools: &Tools<'_>, python: &str) -> Result<Interpreter, Error> {
@@ -325,6 +336,7 @@ struct Tools<'a> {
     folder: &'a Path,
     store: &'a Path,
     offline: bool,
+    confinement: Option<&'a dyn Confinement>,
     watch: &'a dyn Watch,
 }
 

@@ -29,7 +29,7 @@ use crate::{EnvironmentRequest, Error, requirements, version};
 pub const LOCK_FILE: &str = "forebay.lock";
 
 /// Longest `forebay.lock`, in bytes.
-const LOCK_BYTES_MAX: u64 = 16 << 20;
+pub(crate) const LOCK_BYTES_MAX: u64 = 16 << 20;
 
 /// A resolved set of packages.
 #[derive(Debug, Clone, PartialEq, Eq)]

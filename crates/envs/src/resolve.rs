@@ -3,9 +3,11 @@
 //! Offline first when the user left no choice of versions, because uv then needs no index (100 ms instead of 200 to
 //! 800); otherwise online first, because "the newest 2.0.x" must not depend on what happens to be in a cache.
 
+use std::os::unix::fs::PermissionsExt as _;
+
 use crate::interpreters::Interpreter;
-use crate::lock::Lock;
-use crate::{Error, Requirement, Tools, compatibility, uv};
+use crate::lock::{LOCK_BYTES_MAX, Lock};
+use crate::{Error, Requirement, Tools, compatibility, confined, uv};
 
 /// What to resolve.
 pub(crate) struct Question<'a> {
@@ -53,15 +55,15 @@ fn compile(tools: &Tools<'_>, question: &Question<'_>, constraints: &[String], n
     let output_file = tempfile::Builder::new().prefix("lock-").suffix(".txt").tempfile_in(tools.folder);
     let output_file = output_file.map_err(Error::io("create", tools.folder))?;
     let file = output_file.path().to_string_lossy();
-    let mut arguments = vec!["pip", "compile", "-", "--python", &path, "--generate-hashes", "--no-header", "--no-annotate"];
-    arguments.extend(["--no-emit-index-url", "--no-emit-find-links", "--output-file", &file]);
-    for package in compatibility::WHEELS_ONLY {
-        arguments.extend(["--only-binary", package]);
-    }
+    let mut arguments = vec!["--python", &path, "--generate-hashes", "--no-header", "--no-annotate"];
+    arguments.extend(["--no-emit-index-url", "--no-emit-find-links"]);
     let run = |offline: bool| {
         std::fs::write(output_file.path(), question.preferences).map_err(Error::io("write", output_file.path()))?;
         let extra = offline.then_some("--offline");
-        uv::run(uv::command(tools.uv, tools.folder, arguments.iter().copied().chain(extra)), &input, tools.watch)
+        let whole = ["pip", "compile", "-", "--output-file", &file, "--only-binary", ":all:"]
+            .into_iter()
+            .chain(arguments.iter().copied());
+        uv::run(uv::command(tools.uv, tools.folder, whole.chain(extra)), &input, tools.watch)
     };
     // The last named requirement is usually the runtime's own; only what the user wrote decides.
     let no_choice = !question.fresh && asked.iter().all(|r| r.is_exact() || r.name == "pyarrow");
@@ -74,11 +76,43 @@ fn compile(tools: &Tools<'_>, question: &Question<'_>, constraints: &[String], n
             output = first;
         }
     }
+    if confined::needs_build(&output) {
+        return build(tools, question, &arguments, &input, names);
+    }
     if output.status.success() {
         let text = std::fs::read_to_string(output_file.path()).map_err(Error::io("read", output_file.path()))?;
         return Ok(Lock::parse(text));
     }
     Err(failure(question, names, uv::message_of(&output)))
+}
+
+/// The same where packages may be built, for one that tells only then what it requires.
+fn build(tools: &Tools<'_>, question: &Question<'_>, arguments: &[&str], input: &str, names: &str) -> Result<Lock, Error> {
+    let folder =
+        tempfile::Builder::new().prefix("resolving-").tempdir_in(tools.folder).map_err(Error::io("create", tools.folder))?;
+    let (wanted, lock) = (folder.path().join("wanted.in"), folder.path().join("lock.txt"));
+    for (path, text) in [(&wanted, input), (&lock, question.preferences)] {
+        std::fs::write(path, text).map_err(Error::io("write", path))?;
+        // It may be another user who writes there.
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o666)).map_err(Error::io("write", path))?;
+    }
+    let (wanted, file) = (wanted.to_string_lossy(), lock.to_string_lossy());
+    let wheels_only = compatibility::WHEELS_ONLY.iter().flat_map(|package| ["--only-binary", package]);
+    let whole: Vec<&str> = ["pip", "compile", &wanted, "--output-file", &file]
+        .into_iter()
+        .chain(arguments.iter().copied())
+        .chain(wheels_only)
+        .collect();
+    let output = confined::run(tools, folder.path(), &whole, &question.interpreter.path, names)?;
+    if !output.status.success() {
+        return Err(failure(question, names, uv::message_of(&output)));
+    }
+    let is_file = lock.symlink_metadata().is_ok_and(|metadata| metadata.is_file() && metadata.len() < LOCK_BYTES_MAX);
+    if !is_file {
+        return Err(Error::Build { packages: names.to_owned(), uv: "it left no lock".to_owned() });
+    }
+    let text = std::fs::read_to_string(&lock).map_err(Error::io("read", &lock))?;
+    Ok(Lock::parse(text))
 }
 
 fn failure(question: &Question<'_>, names: &str, uv: String) -> Error {

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use crate::build::{self, Described};
-use crate::{Error, Options, store};
+use crate::{Error, Options, store, tree};
 
 /// Bytes of packages that are kept, unless the options say otherwise.
 pub const BYTES_MAX_DEFAULT: u64 = 20 << 30;
@@ -246,7 +246,7 @@ fn remove_leftovers(folder: &Path) -> Result<(), Error> {
         let Some((hash, _)) = name.split_once(".building-") else { continue };
         let file = open_lock(&lock_file(folder, hash)).map_err(Error::io("open", folder))?;
         if file.try_lock().is_ok() {
-            fs::remove_dir_all(folder.join(&name)).map_err(Error::io("remove", folder.join(&name)))?;
+            tree::remove_if_there(&folder.join(&name))?;
         }
     }
     Ok(())

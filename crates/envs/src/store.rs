@@ -8,21 +8,23 @@
 //!
 //! The key is a hash of name, version, the hashes of the package's files and the interpreter's version. uv downloads, checks
 //! and unpacks into a folder beside the store; what each package put there (its `RECORD` tells) becomes a layer, with one
-//! rename. Files are copies of uv's cache, not links: nothing that happens to one harms the other.
+//! rename. Files are copies of uv's cache, not links: nothing that happens to one harms the other. uv links, which is quick, so that
+//! the first imports can be tried at once; meanwhile the copies are made here, many at a time.
 //! Invariants: a folder `<key>` is complete; a file that is not as `layer.json` says is noticed before it is used, and the
 //! layer fetched again. Byte code may be added to a layer; nothing else changes.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs;
 use std::io;
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Component, Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
 use crate::interpreters::Interpreter;
 use crate::lock::{Lock, Pin};
-use crate::{Error, Tools, tree, uv};
+use crate::{Error, Tools, confined, parallel, tree, uv};
 
 /// Raised when layers must be made anew: part of every key.
 const STORE_VERSION: u32 = 1;
@@ -100,14 +102,25 @@ pub(crate) fn open(store: &Path, key: &str) -> io::Result<Layer> {
     Ok(Layer { package, version, key: key.to_owned(), tree: place.join("tree"), files })
 }
 
-/// The layers of a lock, in its order; what is not there is fetched into `staging`, a folder of the caller's.
-pub(crate) fn ensure(tools: &Tools<'_>, staging: &Path, lock: &Lock, interpreter: &Interpreter) -> Result<Vec<Layer>, Error> {
+/// The packages of a lock, in its order, with the keys of their layers.
+pub(crate) fn keys<'a>(lock: &'a Lock, interpreter: &Interpreter) -> Vec<(Pin<'a>, String)> {
     let tag = tag(interpreter);
-    let pins: Vec<(Pin<'_>, String)> =
-        lock.pins().into_iter().map(|pin| (pin.key(&tag), pin)).map(|(key, pin)| (pin, key)).collect();
+    lock.pins().into_iter().map(|pin| (pin.key(&tag), pin)).map(|(key, pin)| (pin, key)).collect()
+}
+
+/// The layers of a lock, in its order; what is not there is fetched into `staging`, a folder of the caller's. `unpacked` is told
+/// where it lies, in an empty environment, before it is copied.
+pub(crate) fn ensure(
+    tools: &Tools<'_>,
+    staging: &Path,
+    lock: &Lock,
+    interpreter: &Interpreter,
+    unpacked: &mut dyn FnMut(&Path),
+) -> Result<Vec<Layer>, Error> {
+    let pins = keys(lock, interpreter);
     let missing: Vec<&(Pin<'_>, String)> = pins.iter().filter(|(_, key)| open(tools.store, key).is_err()).collect();
     if !missing.is_empty() {
-        fetch(tools, staging, lock, &missing, interpreter)?;
+        Fetch { tools, staging, lock, interpreter }.all(&missing, unpacked)?;
     }
     let mut layers = Vec::with_capacity(pins.len());
     for (pin, key) in &pins {
@@ -131,44 +144,201 @@ pub(crate) fn discard(store: &Path, key: &str) -> Result<(), Error> {
     }
 }
 
-fn fetch(
-    tools: &Tools<'_>,
-    staging: &Path,
-    lock: &Lock,
-    missing: &[&(Pin<'_>, String)],
-    interpreter: &Interpreter,
-) -> Result<(), Error> {
-    tools.watch.progress(&format!("fetching {}", counted(missing.iter().map(|(pin, _)| pin))));
-    let site = staging.join("unpacked");
-    unpack(tools, &site, lock, missing, interpreter)?;
-    let claimed = claims(&site, interpreter).map_err(Error::io("read", &site))?;
-    let mut owners: HashMap<&str, u32> = HashMap::new();
-    for path in claimed.values().flatten() {
-        *owners.entry(path).or_default() += 1;
-    }
-    for wanted in missing {
-        let (pin, key) = wanted;
-        let Some(files) = claimed.get(&pin.name) else {
-            if pin.is_conditional {
-                continue;
-            }
-            return Err(Error::Install {
-                packages: format!("{}=={}", pin.name, pin.version),
-                uv: "uv installed nothing".to_owned(),
-            });
-        };
-        let layer = staging.join(format!("layer-{key}"));
-        if files.iter().any(|path| owners[path.as_str()] > 1) {
-            // Another package overwrote some of its files: it is unpacked once more, alone.
-            let alone = staging.join(format!("alone-{key}"));
-            unpack(tools, &alone, lock, &[wanted], interpreter)?;
-            let files = claims(&alone, interpreter).map_err(Error::io("read", &alone))?.remove(&pin.name).unwrap_or_default();
-            publish(tools, &alone, &files, &layer, wanted)?;
+/// Packages on their way from uv into the store.
+struct Fetch<'a> {
+    tools: &'a Tools<'a>,
+    staging: &'a Path,
+    lock: &'a Lock,
+    interpreter: &'a Interpreter,
+}
+
+/// A package that is to become a layer: where it is unpacked, and which files are its own.
+struct Unpacked<'a> {
+    pin: &'a Pin<'a>,
+    key: &'a str,
+    site: PathBuf,
+    files: Vec<String>,
+}
+
+impl Fetch<'_> {
+    fn all(&self, missing: &[&(Pin<'_>, String)], unpacked: &mut dyn FnMut(&Path)) -> Result<(), Error> {
+        self.tools.watch.progress(&format!("fetching {}", counted(missing.iter().map(|(pin, _)| pin))));
+        let site = self.staging.join("unpacked");
+        let mut packages = Vec::new();
+        if let Some(built) = self.unpack(&site, missing)? {
+            let (sources, wheels): (Vec<_>, Vec<_>) = missing.iter().partition(|(pin, _)| built.contains(&pin.name));
+            self.unpack(&site, &wheels)?;
+            packages.extend(self.sorted_out(&site, &wheels, Self::unpack_wheels)?);
+            let place = self.staging.join("built");
+            self.build(&place, &sources)?;
+            packages.extend(self.sorted_out(&place.join("site"), &sources, Self::build_alone)?);
         } else {
-            publish(tools, &site, files, &layer, wanted)?;
+            packages.extend(self.sorted_out(&site, missing, Self::unpack_wheels)?);
+            if packages.iter().all(|package| package.site == site) {
+                unpacked(&site);
+            }
         }
+        let layers = self.copy(&packages)?;
+        for (package, layer) in packages.iter().zip(&layers) {
+            publish(self.tools, package, layer)?;
+        }
+        Ok(())
     }
-    Ok(())
+
+    /// Installs packages into an empty environment at `site`, offline if all is in uv's cache. Gives the names of those that have
+    /// no wheel, if there are some; then nothing was installed.
+    fn unpack(&self, site: &Path, pins: &[&(Pin<'_>, String)]) -> Result<Option<HashSet<String>>, Error> {
+        let tools = self.tools;
+        let arguments = self.prepare(site, pins)?;
+        let run = |more: &[&str], offline: bool| {
+            let arguments = arguments.iter().map(String::as_str).chain(["--no-build"]).chain(more.iter().copied());
+            uv::run(uv::command(tools.uv, tools.folder, arguments.chain(offline.then_some("--offline"))), "", tools.watch)
+        };
+        let mut output = run(&[], true)?;
+        if !output.status.success() && !tools.offline {
+            output = run(&[], false)?;
+        }
+        if output.status.success() {
+            return Ok(None);
+        }
+        if !confined::needs_build(&output) {
+            return Err(Error::install(self.lock.listing(""), uv::message_of(&output), tools.folder));
+        }
+        let mut built = HashSet::new();
+        for wanted in pins {
+            self.prepare(site, &[wanted])?;
+            if confined::needs_build(&run(&["--dry-run"], tools.offline)?) {
+                built.insert(wanted.0.name.clone());
+            }
+        }
+        Ok(Some(built))
+    }
+
+    fn unpack_wheels(&self, place: &Path, pins: &[&(Pin<'_>, String)]) -> Result<PathBuf, Error> {
+        self.unpack(place, pins).map(|_| place.to_owned())
+    }
+
+    fn build_alone(&self, place: &Path, pins: &[&(Pin<'_>, String)]) -> Result<PathBuf, Error> {
+        self.build(place, pins).map(|()| place.join("site"))
+    }
+
+    /// Builds packages into an empty environment at `place/site`, where what they execute can do no harm.
+    fn build(&self, place: &Path, pins: &[&(Pin<'_>, String)]) -> Result<(), Error> {
+        let site = place.join("site");
+        let arguments = self.prepare(&site, pins)?;
+        let names: Vec<String> = pins.iter().map(|(pin, _)| format!("{}=={}", pin.name, pin.version)).collect();
+        let names = names.join(", ");
+        open_folders(&site)?;
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        let output = confined::run(self.tools, place, &arguments, &site.join("bin/python"), &names)?;
+        if !output.status.success() {
+            return Err(confined::failure(&names, &output));
+        }
+        confined::check_links(&site, &names)
+    }
+
+    /// An empty environment at `site`, and the arguments with which uv installs packages there.
+    fn prepare(&self, site: &Path, pins: &[&(Pin<'_>, String)]) -> Result<Vec<String>, Error> {
+        // One may be left of an attempt before.
+        tree::remove_if_there(site)?;
+        tree::skeleton(site, self.interpreter)?;
+        let text: String = pins.iter().map(|(pin, _)| pin.text).collect();
+        let file = site.join("wanted.txt");
+        fs::write(&file, text).map_err(Error::io("write", &file))?;
+        let (python, file) = (site.join("bin/python"), file.to_string_lossy().into_owned());
+        let python = python.to_string_lossy().into_owned();
+        let words = ["pip", "install", "--no-deps", "--require-hashes", "--link-mode", "hardlink", "--no-compile-bytecode"];
+        let named = ["--python".to_owned(), python, "--requirement".to_owned(), file];
+        Ok(words.into_iter().map(str::to_owned).chain(named).collect())
+    }
+
+    /// Whose the files in `site` are. A package of which another overwrote some is unpacked once more, alone.
+    fn sorted_out<'p>(
+        &self,
+        site: &Path,
+        missing: &[&'p (Pin<'p>, String)],
+        alone: fn(&Self, &Path, &[&(Pin<'_>, String)]) -> Result<PathBuf, Error>,
+    ) -> Result<Vec<Unpacked<'p>>, Error> {
+        let mut claimed = claims(site, self.interpreter).map_err(Error::io("read", site))?;
+        let mut owners: HashMap<String, u32> = HashMap::new();
+        for path in claimed.values().flatten() {
+            *owners.entry(path.clone()).or_default() += 1;
+        }
+        let mut packages = Vec::with_capacity(missing.len());
+        for wanted in missing {
+            let (pin, key) = wanted;
+            let Some(files) = claimed.remove(&pin.name) else {
+                if pin.is_conditional {
+                    continue;
+                }
+                return Err(Error::Install {
+                    packages: format!("{}=={}", pin.name, pin.version),
+                    uv: "uv installed nothing".to_owned(),
+                });
+            };
+            let package = if files.iter().any(|path| owners[path] > 1) {
+                let site = alone(self, &self.staging.join(format!("alone-{key}")), &[wanted])?;
+                let mut claimed = claims(&site, self.interpreter).map_err(Error::io("read", &site))?;
+                Unpacked { pin, key, files: claimed.remove(&pin.name).unwrap_or_default(), site }
+            } else {
+                Unpacked { pin, key, files, site: site.to_owned() }
+            };
+            packages.push(package);
+        }
+        Ok(packages)
+    }
+
+    /// The files of each package as a layer of its own beside the store, with its description.
+    fn copy(&self, packages: &[Unpacked<'_>]) -> Result<Vec<PathBuf>, Error> {
+        let mut layers = Vec::with_capacity(packages.len());
+        let mut files: Vec<(usize, PathBuf, PathBuf, &str)> = Vec::new();
+        for (index, package) in packages.iter().enumerate() {
+            let layer = self.staging.join(format!("layer-{}", package.key));
+            let tree = layer.join("tree");
+            let folders: HashSet<PathBuf> =
+                package.files.iter().filter_map(|path| tree.join(path).parent().map(Path::to_owned)).collect();
+            for folder in folders {
+                fs::create_dir_all(&folder).map_err(Error::io("create", folder))?;
+            }
+            files.extend(package.files.iter().map(|path| (index, package.site.join(path), tree.join(path), path.as_str())));
+            layers.push(layer);
+        }
+        let states: Vec<Mutex<Vec<FileState>>> = packages.iter().map(|_| Mutex::default()).collect();
+        parallel::each(&files, |(index, from, to, path)| {
+            let state = take(from, to, path).map_err(Error::io("write", to))?;
+            states[*index].lock().unwrap_or_else(PoisonError::into_inner).push(state);
+            Ok(())
+        })?;
+        for ((package, layer), states) in packages.iter().zip(&layers).zip(states) {
+            let mut files = states.into_inner().unwrap_or_else(PoisonError::into_inner);
+            files.sort_unstable_by(|a, b| a.path.cmp(&b.path));
+            let Pin { name, version, .. } = package.pin;
+            let description = Description { package: name.clone(), version: (*version).to_owned(), files };
+            let file = layer.join(DESCRIPTION);
+            let text = serde_json::to_vec(&description).map_err(|error| Error::io("write", &file)(error.into()))?;
+            fs::write(&file, text).map_err(Error::io("write", &file))?;
+        }
+        Ok(layers)
+    }
+}
+
+/// Makes one file of a layer, read-only: moved there if nobody else has it, else copied (by reference where the file system can)
+/// with its time, which byte code is tied to.
+fn take(from: &Path, to: &Path, path: &str) -> io::Result<FileState> {
+    let metadata = fs::symlink_metadata(from)?;
+    let mode = 0o444 | (metadata.permissions().mode() & 0o111);
+    // What another user built is copied, too: the store's files are ours.
+    if metadata.is_file() && (metadata.nlink() > 1 || metadata.uid() != rustix::process::geteuid().as_raw()) {
+        let mut copy = fs::File::options().write(true).create_new(true).mode(mode).open(to)?;
+        io::copy(&mut fs::File::open(from)?, &mut copy)?;
+        copy.set_modified(metadata.modified()?)?;
+    } else {
+        if metadata.is_file() {
+            fs::set_permissions(from, fs::Permissions::from_mode(mode))?;
+        }
+        fs::rename(from, to)?;
+    }
+    state(to, path.to_owned())
 }
 
 fn counted<'a>(pins: impl Iterator<Item = &'a Pin<'a>>) -> String {
@@ -176,34 +346,19 @@ fn counted<'a>(pins: impl Iterator<Item = &'a Pin<'a>>) -> String {
     if names.len() <= 6 { names.join(", ") } else { format!("{} and {} more", names[..5].join(", "), names.len() - 5) }
 }
 
-/// Installs packages into an empty environment at `site`, offline if all is in uv's cache.
-///
-/// A package without a wheel is built here, by uv, with its build isolation but with the user's rights. SEAM: a sandbox for
-/// builds wraps this one command.
-fn unpack(
-    tools: &Tools<'_>,
-    site: &Path,
-    lock: &Lock,
-    pins: &[&(Pin<'_>, String)],
-    interpreter: &Interpreter,
-) -> Result<(), Error> {
-    tree::skeleton(site, interpreter)?;
-    let text: String = pins.iter().map(|(pin, _)| pin.text).collect();
-    let file = site.join("wanted.txt");
-    fs::write(&file, text).map_err(Error::io("write", &file))?;
-    let (python, file) = (site.join("bin/python"), file.to_string_lossy());
-    let python = python.to_string_lossy();
-    let mut arguments = vec!["pip", "install", "--python", &python, "--no-deps", "--require-hashes", "--link-mode", "copy"];
-    arguments.extend(["--no-compile-bytecode", "--requirement", &file]);
-    let run = |offline: bool| {
-        let arguments = arguments.iter().copied().chain(offline.then_some("--offline"));
-        uv::run(uv::command(tools.uv, tools.folder, arguments), "", tools.watch)
-    };
-    let mut output = run(true)?;
-    if !output.status.success() && !tools.offline {
-        output = run(false)?;
+/// Lets another user write into an empty environment.
+fn open_folders(site: &Path) -> Result<(), Error> {
+    let mut folders = vec![site.to_owned()];
+    while let Some(folder) = folders.pop() {
+        let open = || {
+            fs::set_permissions(&folder, fs::Permissions::from_mode(0o777))?;
+            let below =
+                fs::read_dir(&folder)?.filter_map(Result::ok).filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+            Ok(below.map(|entry| entry.path()).collect::<Vec<_>>())
+        };
+        folders.extend(open().map_err(Error::io("open", &folder))?);
     }
-    if output.status.success() { Ok(()) } else { Err(Error::install(lock.listing(""), uv::message_of(&output), tools.folder)) }
+    Ok(())
 }
 
 /// The files of every package in an environment, by normalised name, relative to it.
@@ -257,39 +412,15 @@ fn relative(packages: &Path, path: String) -> Option<String> {
     (!parts.is_empty()).then(|| parts.join("/"))
 }
 
-/// Moves a package's files to `layer`, describes them, and moves that into the store.
-fn publish(tools: &Tools<'_>, site: &Path, files: &[String], layer: &Path, (pin, key): &(Pin<'_>, String)) -> Result<(), Error> {
-    let tree = layer.join("tree");
-    let mut states = Vec::with_capacity(files.len());
-    let mut made: HashSet<PathBuf> = HashSet::new();
-    for path in files {
-        let (from, to) = (site.join(path), tree.join(path));
-        let parent = to.parent().unwrap_or(&tree);
-        if made.insert(parent.to_owned()) {
-            fs::create_dir_all(parent).map_err(Error::io("create", parent))?;
-        }
-        let protect = || {
-            let metadata = fs::symlink_metadata(&from)?;
-            if metadata.is_file() {
-                let mode = 0o444 | (metadata.permissions().mode() & 0o111);
-                fs::set_permissions(&from, fs::Permissions::from_mode(mode))?;
-            }
-            fs::rename(&from, &to)?;
-            state(&to, path.clone())
-        };
-        states.push(protect().map_err(Error::io("write", &to))?);
-    }
-    let description = Description { package: pin.name.clone(), version: pin.version.to_owned(), files: states };
-    let file = layer.join(DESCRIPTION);
-    let text = serde_json::to_vec(&description).map_err(|error| Error::io("write", &file)(error.into()))?;
-    fs::write(&file, text).map_err(Error::io("write", &file))?;
-    let place = tools.store.join(key);
+/// Moves a finished layer into the store.
+fn publish(tools: &Tools<'_>, package: &Unpacked<'_>, layer: &Path) -> Result<(), Error> {
+    let place = tools.store.join(package.key);
     match fs::rename(layer, &place) {
         // Another process was faster; the rest is removed with the staging folder.
-        Err(_) if open(tools.store, key).is_ok() => Ok(()),
+        Err(_) if open(tools.store, package.key).is_ok() => Ok(()),
         Err(first) => {
             // What is there is no layer.
-            discard(tools.store, key)?;
+            discard(tools.store, package.key)?;
             fs::rename(layer, &place).map_err(|_| Error::io("create", &place)(first))
         }
         Ok(()) => Ok(()),

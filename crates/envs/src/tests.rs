@@ -51,6 +51,7 @@ fn every_error_has_its_code() {
         (Error::Io { verb: "open", path: PathBuf::new(), source: io() }, "ENV0007"),
         (Error::Cancelled, "ENV0008"),
         (Error::Build { packages: text(), uv: text() }, "ENV0009"),
+        (Error::Unconfined { packages: text(), why: text() }, "ENV0014"),
         (Error::DiskFull { path: PathBuf::new(), cause: text() }, "ENV0010"),
         (Error::Lock { why: text() }, "ENV0011"),
         (Error::NotFound { hash: text(), matches: vec![] }, "ENV0012"),
@@ -120,7 +121,8 @@ fn builds_once_and_then_remembers() {
     assert_eq!(same.hash, environment.hash);
     std::fs::remove_file(environment.folder.join("forebay.json")).unwrap();
     std::fs::create_dir(folder.path().join("envs").join(format!("{}.building-left", environment.hash))).unwrap();
-    let rebuilt = open(folder.path(), Some(uv)).prepare(&wanted, None, &Quiet).unwrap();
+    // Nothing is left for later.
+    let rebuilt = open(folder.path(), Some(uv)).prepare_fully(&wanted, None, &Quiet).unwrap();
     assert_eq!(rebuilt, environment);
     let names = folder.path().join("envs").read_dir().unwrap().map(|e| e.unwrap().file_name().into_string().unwrap());
     assert!(names.filter(|name| name.contains(".building-")).count() == 0);
@@ -158,10 +160,10 @@ fn what_installs_but_does_not_import_is_env0005_and_cannot_install_env0004() {
     let folder = folder.path().canonicalize().unwrap();
     let interpreter = interpreters::find(&python_here(), &[], None, &Quiet).unwrap();
     std::fs::create_dir(folder.join("store")).unwrap();
-    let tools = Tools { uv: &uv, folder: &folder, store: &folder.join("store"), offline: true, watch: &Quiet };
+    let tools = Tools { uv: &uv, folder: &folder, store: &folder.join("store"), offline: true, confinement: None, watch: &Quiet };
     let site = folder.join("site");
     let nothing = Lock::parse(String::new());
-    build::fill(&tools, &folder, &site, &nothing, &interpreter).unwrap();
+    build::fill(&tools, &folder, &site, &nothing, &interpreter, &mut |_| ()).unwrap();
     let packages = site.join("lib").join(format!("python{}", python_here())).join("site-packages");
     std::fs::create_dir_all(packages.join("broken-1.0.dist-info")).unwrap();
     std::fs::write(packages.join("broken-1.0.dist-info/METADATA"), "Metadata-Version: 2.1\nName: broken\nVersion: 1.0\n")
@@ -172,7 +174,7 @@ fn what_installs_but_does_not_import_is_env0005_and_cannot_install_env0004() {
     assert_eq!(report.code.0, "ENV0005");
     assert!(report.to_string().contains("`broken` 1.0") && report.to_string().contains("dtype size changed"), "{report}");
     let lock = Lock::parse("forebay-no-such-package==1.0.0 --hash=sha256:00\n".to_owned());
-    let error = build::fill(&tools, &folder, &folder.join("other"), &lock, &interpreter).unwrap_err();
+    let error = build::fill(&tools, &folder, &folder.join("other"), &lock, &interpreter, &mut |_| ()).unwrap_err();
     assert_eq!(error.report().code.0, "ENV0004");
 }
 

@@ -4,15 +4,15 @@
 //! possible (another file system, too many of them) files are copied, with their times, so that byte code stays valid.
 //! When two packages hold the same path, the file of the one that comes first is taken, and the clash is written down.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fs;
 use std::io;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
-use crate::Error;
 use crate::interpreters::Interpreter;
-use crate::store::{self, Layer};
+use crate::store::{self, FileState, Layer};
+use crate::{Error, bytecode, parallel};
 
 /// The folder of packages in an environment, relative to it.
 pub(crate) fn site_packages(interpreter: &Interpreter) -> PathBuf {
@@ -59,39 +59,43 @@ pub(crate) enum Problem {
 /// Links every file of the layers into an environment made by [`skeleton`].
 pub(crate) fn assemble(folder: &Path, layers: &[Layer]) -> Result<Vec<Clash>, Problem> {
     let mut clashes = Vec::new();
-    let mut owners: HashMap<&str, usize> = HashMap::new();
-    let mut made: HashSet<PathBuf> = HashSet::new();
-    for (index, layer) in layers.iter().enumerate() {
-        let mut folders: HashSet<&Path> = HashSet::new();
+    let mut owners: HashMap<&str, &Layer> = HashMap::new();
+    let mut links: Vec<(&Layer, &FileState)> = Vec::new();
+    let mut sources: HashSet<(&Path, &Path)> = HashSet::new();
+    let mut folders: BTreeSet<&Path> = BTreeSet::new();
+    for layer in layers {
         for file in &layer.files {
-            let (from, to) = (layer.tree.join(&file.path), folder.join(&file.path));
-            if !store::is_intact(&from, file) {
-                return Err(Problem::Damaged(layer.key.clone()));
-            }
             if let Some(first) = owners.get(file.path.as_str()) {
-                if !same_content(&from, &to).unwrap_or(false) {
-                    let (taken, left) = (layers[*first].package.clone(), layer.package.clone());
+                if !same_content(&layer.tree.join(&file.path), &first.tree.join(&file.path)).unwrap_or(false) {
+                    let (taken, left) = (first.package.clone(), layer.package.clone());
                     clashes.push(Clash { path: file.path.clone(), taken, left });
                 }
                 continue;
             }
-            owners.insert(&file.path, index);
-            folders.extend(Path::new(&file.path).parent());
-            place(&from, &to, &mut made).map_err(Problem::Failed)?;
-        }
-        for relative in folders {
-            link_byte_code(&layer.tree.join(relative), &folder.join(relative)).map_err(Problem::Failed)?;
+            owners.insert(&file.path, layer);
+            links.push((layer, file));
+            let parent = Path::new(&file.path).parent().unwrap_or(Path::new(""));
+            folders.insert(parent);
+            if file.path.ends_with(".py") {
+                sources.insert((&layer.tree, parent));
+            }
         }
     }
+    for relative in folders {
+        let made = folder.join(relative);
+        fs::create_dir_all(&made).map_err(Error::io("create", made)).map_err(Problem::Failed)?;
+    }
+    parallel::each(&links, |(layer, file)| {
+        let (from, to) = (layer.tree.join(&file.path), folder.join(&file.path));
+        if !store::is_intact(&from, file) {
+            return Err(Problem::Damaged(layer.key.clone()));
+        }
+        link_or_copy(&from, &to).map_err(Error::io("write", to)).map_err(Problem::Failed)
+    })?;
+    let sources: Vec<_> = sources.into_iter().collect();
+    parallel::each(&sources, |(tree, relative)| link_byte_code(&tree.join(relative), &folder.join(relative)))
+        .map_err(Problem::Failed)?;
     Ok(clashes)
-}
-
-fn place(from: &Path, to: &Path, made: &mut HashSet<PathBuf>) -> Result<(), Error> {
-    let parent = to.parent().unwrap_or(Path::new("/"));
-    if made.insert(parent.to_owned()) {
-        fs::create_dir_all(parent).map_err(Error::io("create", parent))?;
-    }
-    link_or_copy(from, to).map_err(Error::io("write", to))
 }
 
 /// A hard link, or where the file system makes none, a copy with the same time.
@@ -106,6 +110,24 @@ fn link_or_copy(from: &Path, to: &Path) -> io::Result<()> {
             fs::File::open(to)?.set_modified(modified)
         }
         other => other,
+    }
+}
+
+/// Links the files of layers into an environment that holds others already. Whether every path was free.
+pub(crate) fn add(folder: &Path, layers: &[Layer]) -> bool {
+    let files: Vec<(&Layer, &FileState)> =
+        layers.iter().flat_map(|layer| layer.files.iter().map(move |file| (layer, file))).collect();
+    let folders: BTreeSet<&Path> = files.iter().filter_map(|(_, file)| Path::new(&file.path).parent()).collect();
+    let made = folders.iter().all(|relative| fs::create_dir_all(folder.join(relative)).is_ok());
+    let link = |(layer, file): &(&Layer, &FileState)| link_or_copy(&layer.tree.join(&file.path), &folder.join(&file.path));
+    made && parallel::each(&files, link).is_ok() && refresh_byte_code(folder, layers).is_ok()
+}
+
+/// Removes a folder with all that is in it, which somebody else may be doing as well.
+pub(crate) fn remove_if_there(folder: &Path) -> Result<(), Error> {
+    match fs::remove_dir_all(folder) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::io("remove", folder)(error)),
+        _ => Ok(()),
     }
 }
 
@@ -142,19 +164,23 @@ pub(crate) fn refresh_byte_code(folder: &Path, layers: &[Layer]) -> Result<(), E
 
 /// Gives byte code that the first imports wrote into an environment to the layers, for all environments to come.
 pub(crate) fn harvest_byte_code(folder: &Path, layers: &[Layer]) {
-    for layer in layers {
-        for relative in folders(layer) {
-            let Ok(entries) = folder.join(relative).join("__pycache__").read_dir() else { continue };
-            let home = layer.tree.join(relative);
-            let cache = home.join("__pycache__");
-            for entry in entries.filter_map(Result::ok) {
-                let name = entry.file_name();
-                let stem = name.to_string_lossy().split(".cpython-").next().map(|stem| format!("{stem}.py"));
-                // Of this layer, and not of another that shares the folder.
-                if stem.is_some_and(|source| home.join(source).is_file()) && fs::create_dir_all(&cache).is_ok() {
-                    // Byte code that is not kept is made again.
-                    let _ = fs::hard_link(entry.path(), cache.join(&name));
-                }
+    for layer in layers.iter().filter(|layer| !bytecode::is_complete(layer)) {
+        harvest_from(folder, &layer.tree, folders(layer));
+    }
+}
+
+fn harvest_from(site: &Path, tree: &Path, folders: HashSet<&Path>) {
+    for relative in folders {
+        let Ok(entries) = site.join(relative).join("__pycache__").read_dir() else { continue };
+        let home = tree.join(relative);
+        let cache = home.join("__pycache__");
+        for entry in entries.filter_map(Result::ok) {
+            let name = entry.file_name();
+            let stem = name.to_string_lossy().split(".cpython-").next().map(|stem| format!("{stem}.py"));
+            // Of this layer, and not of another that shares the folder.
+            if stem.is_some_and(|source| home.join(source).is_file()) && fs::create_dir_all(&cache).is_ok() {
+                // Byte code that is not kept is made again.
+                let _ = fs::hard_link(entry.path(), cache.join(&name));
             }
         }
     }

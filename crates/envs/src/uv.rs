@@ -7,7 +7,7 @@ use std::ffi::OsStr;
 use std::io::Write as _;
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 
 use crate::{Error, Watch};
 
@@ -42,25 +42,57 @@ pub fn program_folders() -> Vec<PathBuf> {
 }
 
 /// Runs a program to its end, with `input` as its standard input.
-pub fn run(mut command: Command, input: &str, watch: &dyn Watch) -> Result<Output, Error> {
-    let program = PathBuf::from(command.get_program());
-    if watch.is_cancelled() {
-        return Err(Error::Cancelled);
-    }
-    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
-    let mut child = command.spawn().map_err(Error::io("start", &program))?;
-    let group = child.id();
-    watch.child_started(group);
-    let stdin = child.stdin.take();
+pub fn run(command: Command, input: &str, watch: &dyn Watch) -> Result<Output, Error> {
+    let mut started = Started::new(command, watch)?;
+    let stdin = started.child.as_mut().and_then(|child| child.stdin.take());
     // A child that ends without reading its input is told by its exit status.
     let _ = stdin.map(|mut stdin| stdin.write_all(input.as_bytes()));
-    let output = child.wait_with_output();
-    watch.child_ended(group);
-    let output = output.map_err(Error::io("wait for", &program))?;
-    if watch.is_cancelled() && !output.status.success() {
-        return Err(Error::Cancelled);
+    started.finish()
+}
+
+/// A program under way. Dropping it kills it, with everything it has started.
+pub struct Started<'a> {
+    child: Option<Child>,
+    program: PathBuf,
+    watch: &'a dyn Watch,
+}
+
+impl<'a> Started<'a> {
+    /// Starts a program.
+    pub fn new(mut command: Command, watch: &'a dyn Watch) -> Result<Self, Error> {
+        let program = PathBuf::from(command.get_program());
+        if watch.is_cancelled() {
+            return Err(Error::Cancelled);
+        }
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
+        let child = command.spawn().map_err(Error::io("start", &program))?;
+        watch.child_started(child.id());
+        Ok(Self { child: Some(child), program, watch })
     }
-    Ok(output)
+
+    /// Waits for its end.
+    pub fn finish(mut self) -> Result<Output, Error> {
+        let child = self.child.take().expect("it is taken by the one who waits");
+        let group = child.id();
+        let output = child.wait_with_output();
+        self.watch.child_ended(group);
+        let output = output.map_err(Error::io("wait for", &self.program))?;
+        if self.watch.is_cancelled() && !output.status.success() {
+            return Err(Error::Cancelled);
+        }
+        Ok(output)
+    }
+}
+
+impl Drop for Started<'_> {
+    fn drop(&mut self) {
+        let Some(child) = &mut self.child else { return };
+        let group = i32::try_from(child.id()).ok().and_then(rustix::process::Pid::from_raw);
+        // One that has ended is waited for below all the same.
+        let _ = group.map(|group| rustix::process::kill_process_group(group, rustix::process::Signal::KILL));
+        let _ = child.wait();
+        self.watch.child_ended(child.id());
+    }
 }
 
 /// A uv command line that never asks, never draws and never downloads an interpreter.

@@ -58,11 +58,23 @@ pub(crate) fn project_file(at: Location, why: impl Into<String>) -> Report {
 pub(crate) fn parameter_type(at: Location, parameter: &str, kind: &str) -> Report {
     let report = usage("PLN0007", format!("could not use the type `{kind}` of parameter `{parameter}`")).with_location(at);
     match kind {
-        "secret" | "vault" => report
-            .with_cause("secrets are not supported yet: Forebay has no place that keeps them safe")
-            .with_hint("read the secret inside the model from a file or a service it may reach"),
-        _ => report.with_hint("the types are `str`, `int`, `float` and `bool`"),
+        "vault" => report
+            .with_cause("Forebay reads no vaults: a secret comes from the machine of who starts the run")
+            .with_hint("use the type `secret`, with `from = \"env:NAME\"`, `\"file:PATH\"` or `\"keyring:SERVICE/USER\"`"),
+        _ => report.with_hint("the types are `str`, `int`, `float`, `bool` and `secret`"),
     }
+}
+
+pub(crate) fn secret_in_text(at: Location, parameter: &str) -> Report {
+    request("PLN0038", at, format!("could not use the secret `{parameter}` in a query or a filter"))
+        .with_cause("it would be in the plan, in the history of runs and in the metadata of tables")
+        .with_hint(format!("take it as an argument of a Python function: `{parameter}=forebay.Parameter(\"{parameter}\")`"))
+}
+
+pub(crate) fn secret_in_plain(parameter: &str, at: Location) -> Report {
+    usage("PLN0039", format!("could not take a value for the secret `{parameter}` that is not encrypted"))
+        .with_location(at)
+        .with_hint("say where it is: `from = \"env:NAME\"`, `\"file:PATH\"` or `\"keyring:SERVICE/USER\"` in the project file, or the same behind `--param`")
 }
 
 pub(crate) fn no_model(project: &str) -> Report {

@@ -21,6 +21,9 @@ pub(crate) enum Dates {
     Quoted,
 }
 
+/// What is shown of a secret.
+pub(crate) const SECRET: &str = "<secret>";
+
 /// Why text could not be filled in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum FillError {
@@ -28,6 +31,8 @@ pub(crate) enum FillError {
     Tokens { why: String, at: usize },
     /// No such parameter.
     UnknownParameter { name: String, at: usize },
+    /// A secret, which text must not hold.
+    Secret { name: String, at: usize },
 }
 
 /// Tokens with their byte ranges.
@@ -49,6 +54,7 @@ pub(crate) fn fill(text: &str, parameters: Option<&[(String, Literal)]>, dates: 
             && let Some(name) = placeholder.strip_prefix('$')
         {
             match parameters.iter().find(|(known, _)| known == name) {
+                Some((_, Literal::Secret(_))) => return Err(FillError::Secret { name: name.to_owned(), at: range.start }),
                 Some((_, value)) => edits.push((range.clone(), sql_literal(value))),
                 None => return Err(FillError::UnknownParameter { name: name.to_owned(), at: range.start }),
             }
@@ -138,6 +144,7 @@ fn date_literal(text: &str) -> Option<String> {
 pub(crate) fn sql_literal(value: &Literal) -> String {
     match value {
         Literal::Null => "NULL".to_owned(),
+        Literal::Secret(_) => SECRET.to_owned(),
         Literal::Bool(true) => "TRUE".to_owned(),
         Literal::Bool(false) => "FALSE".to_owned(),
         Literal::Int(number) if *number < 0 => format!("({number})"),

@@ -42,10 +42,13 @@ pub use dictionary_functions::tidy_dictionary;
 pub use layout::dictionary_type;
 pub use logical::{LogicalPlan, logical, query};
 pub use physical::PhysicalPlan;
-pub use project::{DEFAULT_NAMESPACE, OTHER_PROJECT_FILES, PROJECT_FILE, Parameter, ParameterKind, Project, project};
+pub use project::{
+    DEFAULT_NAMESPACE, OTHER_PROJECT_FILES, PROJECT_FILE, Parameter, ParameterKind, Project, SECRET_VARIABLE_PREFIX,
+    SecretSource, project,
+};
 pub use settings::{Spanned, memory_bytes};
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use forebay_types::{CommitHash, PartitionField, TableName};
 
@@ -73,6 +76,8 @@ pub struct Options {
     pub namespace: Option<String>,
     /// `--param k=v`: values as text, parsed by the declared type.
     pub parameters: BTreeMap<String, String>,
+    /// Names of the secret parameters that have a value; `None`: all of them, as far as a plan is concerned.
+    pub secrets: Option<BTreeSet<String>>,
     /// Declared output columns that do not match are errors, not warnings.
     pub strict: bool,
     /// Plan no writes.

@@ -445,6 +445,10 @@ impl Builder<'_> {
                 self.reports.push(errors::filter_syntax(filter.at.clone(), &filter.value, &why));
                 return None;
             }
+            Err(FillError::Secret { name, .. }) => {
+                self.reports.push(errors::secret_in_text(filter.at.clone(), &name));
+                return None;
+            }
             Err(FillError::UnknownParameter { name, .. }) => {
                 self.unknown_parameter(&name, filter.at.clone());
                 return None;

@@ -180,6 +180,9 @@ pub enum Literal {
     Float(f64),
     /// `str`
     Str(String),
+    /// The secret parameter of this name: its value is no part of a plan, so what a function makes that takes one cannot be
+    /// told by its plan (and not be kept for another run).
+    Secret(String),
 }
 
 /// What a Python function must return.

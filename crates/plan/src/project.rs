@@ -11,9 +11,10 @@
 //! packages = { pandas = "2.2.0", polars = "" }
 //!
 //! [parameters.month]            # `$month` in SQL and filters, forebay.Parameter("month") in Python
-//! type = "int"                  # str, int, float or bool; if absent the type of the default, else str
+//! type = "int"                  # str, int, float, bool or secret; if absent the type of the default, else str
 //! default = 1
 //! required = false              # true: a run must give a value if there is no default
+//! from = "env:API_KEY"          # secrets only: where the value is (file:PATH, keyring:SERVICE/USER); they have no default
 //! description = "…"
 //! ```
 //!
@@ -35,6 +36,8 @@ use crate::{Options, SourceFile, Sources};
 pub const PROJECT_FILE: &str = "forebay.toml";
 /// Project files of the other dialect.
 pub const OTHER_PROJECT_FILES: [&str; 2] = ["bauplan_project.yml", "bauplan_project.yaml"];
+/// Variables with this prefix hold secrets.
+pub const SECRET_VARIABLE_PREFIX: &str = "FOREBAY_SECRET_";
 /// The namespace of a project that does not name one.
 pub const DEFAULT_NAMESPACE: &str = "default";
 
@@ -68,6 +71,8 @@ pub struct Parameter {
     pub default: Option<Literal>,
     /// Whether a run must have a value.
     pub required: bool,
+    /// Where the value of a secret is, unless a run says otherwise.
+    pub from: Option<SecretSource>,
     /// For people.
     pub description: Option<String>,
     /// Where it is declared.
@@ -85,6 +90,57 @@ pub enum ParameterKind {
     Float,
     /// True or false.
     Bool,
+    /// Text that nobody but the function sees.
+    Secret,
+}
+
+/// Where the value of a secret is, on the machine of who starts a run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SecretSource {
+    /// An environment variable.
+    Env(String),
+    /// A file; relative to the project's folder.
+    File(String),
+    /// An entry of the keyring of the desktop session, or of the kernel's.
+    Keyring {
+        /// Attribute `service`.
+        service: String,
+        /// Attribute `username`.
+        user: String,
+    },
+}
+
+impl SecretSource {
+    /// Reads `env:NAME`, `file:PATH` or `keyring:SERVICE/USER`.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let (kind, rest) = text.split_once(':')?;
+        match kind {
+            "env" if !rest.is_empty() && !rest.contains(['=', '\0', ' ']) => Some(Self::Env(rest.to_owned())),
+            "file" if !rest.is_empty() => Some(Self::File(rest.to_owned())),
+            "keyring" => {
+                let (service, user) = rest.split_once('/').filter(|(service, user)| !service.is_empty() && !user.is_empty())?;
+                Some(Self::Keyring { service: service.to_owned(), user: user.to_owned() })
+            }
+            _ => None,
+        }
+    }
+
+    /// Where a secret is that does not say: the variable `FOREBAY_SECRET_<NAME>`.
+    #[must_use]
+    pub fn default_of(parameter: &str) -> Self {
+        Self::Env(format!("{SECRET_VARIABLE_PREFIX}{}", parameter.to_ascii_uppercase()))
+    }
+}
+
+impl std::fmt::Display for SecretSource {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Env(name) => write!(f, "env:{name}"),
+            Self::File(path) => write!(f, "file:{path}"),
+            Self::Keyring { service, user } => write!(f, "keyring:{service}/{user}"),
+        }
+    }
 }
 
 impl ParameterKind {
@@ -96,11 +152,12 @@ impl ParameterKind {
             Self::Int => "int",
             Self::Float => "float",
             Self::Bool => "bool",
+            Self::Secret => "secret",
         }
     }
 
     fn from_word(word: &str) -> Option<Self> {
-        [Self::Str, Self::Int, Self::Float, Self::Bool].into_iter().find(|kind| kind.as_str() == word)
+        [Self::Str, Self::Int, Self::Float, Self::Bool, Self::Secret].into_iter().find(|kind| kind.as_str() == word)
     }
 
     /// Reads a value given on the command line.
@@ -114,6 +171,8 @@ impl ParameterKind {
                 "false" | "no" | "0" | "off" => Some(Literal::Bool(false)),
                 _ => None,
             },
+            // A secret's value never comes as text.
+            Self::Secret => None,
         }
     }
 }
@@ -143,7 +202,12 @@ pub(crate) fn parameter_values(project: &Project, options: &Options, reports: &m
     }
     let mut values = Vec::new();
     for parameter in &project.parameters {
+        let is_given = || options.secrets.as_ref().is_none_or(|given| given.contains(&parameter.name));
         let value = match options.parameters.get(&parameter.name) {
+            Some(_) if parameter.kind == ParameterKind::Secret => {
+                Err(errors::secret_in_plain(&parameter.name, parameter.at.clone()))
+            }
+            None if parameter.kind == ParameterKind::Secret && is_given() => Ok(Literal::Secret(parameter.name.clone())),
             Some(text) => parameter.kind.parse(text).ok_or_else(|| {
                 errors::parameter_value(&parameter.name, text, parameter.kind.as_str()).with_location(parameter.at.clone())
             }),
@@ -367,7 +431,7 @@ impl Reader<'_> {
     }
 
     fn parameter(&mut self, table: &Entry) {
-        let (mut kind, mut default, mut required, mut description) = (None, None, false, None);
+        let (mut kind, mut default, mut required, mut description, mut from) = (None, None, false, None, None);
         let errors_before = self.reports.len();
         for entry in self.table(table) {
             match entry.key.as_str() {
@@ -378,13 +442,26 @@ impl Reader<'_> {
                     _ => self.wrong(entry.at, "`required` must be true or false"),
                 },
                 "description" => description = self.string(entry),
-                _ => self.unknown_key(entry, "a parameter", &["type", "default", "required", "description"]),
+                "from" if self.strict => from = self.secret_source(entry),
+                _ => self.unknown_key(entry, "a parameter", &["type", "default", "required", "description", "from"]),
             }
         }
         if self.reports.len() > errors_before {
             return;
         }
         let default = default.filter(|entry| entry.value != Tree::Null);
+        match (kind, default, &from) {
+            // The place is the parameter's: the line of the default must not be shown.
+            (Some(ParameterKind::Secret), Some(_), _) => {
+                self.wrong(table.at, format!("the secret `{}` has a default: a project file is no place for it", table.key));
+                return;
+            }
+            (Some(ParameterKind::Secret), ..) | (_, _, None) => {}
+            _ => {
+                self.wrong(table.at, format!("`{}` is no secret, so it takes no `from`", table.key));
+                return;
+            }
+        }
         let kind = kind.or_else(|| default.and_then(|entry| kind_of(&entry.value))).unwrap_or(ParameterKind::Str);
         let value = match default.map(|entry| (entry, typed(kind, &entry.value))) {
             Some((entry, None)) => {
@@ -396,7 +473,16 @@ impl Reader<'_> {
             None => None,
         };
         let at = self.at(table.at);
-        self.project.parameters.push(Parameter { name: table.key.clone(), kind, default: value, required, description, at });
+        let name = table.key.clone();
+        self.project.parameters.push(Parameter { name, kind, default: value, required, from, description, at });
+    }
+
+    fn secret_source(&mut self, entry: &Entry) -> Option<SecretSource> {
+        let source = SecretSource::parse(&self.string(entry)?);
+        if source.is_none() {
+            self.wrong(entry.at, "`from` must be `env:NAME`, `file:PATH` or `keyring:SERVICE/USER`");
+        }
+        source
     }
 
     fn parameter_kind(&mut self, parameter: &str, entry: &Entry) -> Option<ParameterKind> {

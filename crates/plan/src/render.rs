@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use forebay_types::Location;
 use serde_json::{Value, json};
 
-use crate::filters::sql_literal;
+use crate::filters::{SECRET, sql_literal};
 use crate::logical::{self, LogicalPlan, Source};
 use crate::physical::{
     Argument, ArgumentValue, EnvironmentSpec, Literal, PhysicalPlan, Resources, Returns, Strategy, TableForm, Work,
@@ -353,5 +353,6 @@ fn literal_json(value: &Literal) -> Value {
         Literal::Int(number) => json!(number),
         Literal::Float(number) => json!(number),
         Literal::Str(text) => json!(text),
+        Literal::Secret(_) => json!(SECRET),
     }
 }

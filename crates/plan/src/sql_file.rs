@@ -181,6 +181,7 @@ fn own_limit(query: &SqlQuery) -> Option<u64> {
 fn fill(text: &Text<'_>, parameters: Option<&[(String, Literal)]>) -> Result<Edited, Report> {
     let wrong = |error| match error {
         FillError::Tokens { why, at } => errors::sql_syntax(text.location(at), &why),
+        FillError::Secret { name, at } => errors::secret_in_text(text.location(at), &name),
         FillError::UnknownParameter { name, at } => {
             let known = parameters.unwrap_or(&[]).iter().map(|(name, _)| name.as_str());
             let hint = suggest::hint_or_list(&name, "the parameters are", known);

@@ -23,6 +23,9 @@ use forebay_sandbox::{Command, Feature, Host, Identity, Launcher, Order, Policy,
 use crate::limits::{FUNCTION_MEMORY_PERCENT, WORKER_MEMORY_PERCENT};
 use crate::process::{Launch, Program};
 
+/// Variables that a function with the network has of the background process, in capital and small letters.
+const PROXIES: [&str; 4] = ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"];
+
 /// How much of the sandbox must be there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Mode {
@@ -81,10 +84,11 @@ pub struct Sandbox {
     interpreters: Mutex<BTreeMap<PathBuf, Interpreter>>,
 }
 
+/// What an interpreter needs of the host.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-struct Interpreter {
-    read: Vec<PathBuf>,
-    links: Vec<(PathBuf, PathBuf)>,
+pub(crate) struct Interpreter {
+    pub read: Vec<PathBuf>,
+    pub links: Vec<(PathBuf, PathBuf)>,
 }
 
 /// An order for the launcher, and what must live as long as the function.
@@ -125,6 +129,11 @@ impl Sandbox {
     /// The launcher.
     pub(crate) fn launcher(&self) -> &Launcher {
         &self.launcher
+    }
+
+    /// Tells functions of this supervisor apart.
+    pub(crate) fn next_number(&self) -> u32 {
+        self.number.fetch_add(1, Ordering::Relaxed)
     }
 
     /// What this host allows; tried at the first call.
@@ -188,7 +197,7 @@ impl Sandbox {
         if is_user && host.has(Feature::Users) {
             limits.push((resource::PROCESSES, PROCESSES_MAX));
         }
-        let number = self.number.fetch_add(1, Ordering::Relaxed);
+        let number = self.next_number();
         let groups = group.as_ref().map(Group::doors).unwrap_or_default();
         let command = command(launch, scratch.as_ref().map(tempfile::TempDir::path)).map_err(system)?;
         let order = Order { plan: plan(&policy, &host, number), groups, limits, command: Some(command) };
@@ -244,7 +253,7 @@ impl Sandbox {
 }
 
 /// So many hundredths of this machine's memory.
-fn share(percent: u64) -> u64 {
+pub(crate) fn share(percent: u64) -> u64 {
     let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let total = text.lines().find_map(|line| line.strip_prefix("MemTotal:")?.trim().strip_suffix(" kB")?.parse::<u64>().ok());
     total.map_or(u64::MAX / 2, |total| (total << 10) / 100 * percent)
@@ -264,7 +273,7 @@ fn readable(folder: &Path) -> io::Result<()> {
 }
 
 /// The environment of `python`, the installation it leads to, and every link on the way.
-fn interpreter(python: &Path, host: &Host) -> io::Result<Interpreter> {
+pub(crate) fn interpreter(python: &Path, host: &Host) -> io::Result<Interpreter> {
     let real = python.canonicalize()?;
     let mut found = Interpreter::default();
     found.read.extend(environment_of(python).map(Path::to_owned));
@@ -311,6 +320,11 @@ fn command(launch: &Launch<'_>, scratch: Option<&Path>) -> io::Result<Command> {
         path.to_str().map(str::to_owned).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "a path is not UTF-8"))
     };
     let (program, arguments, mut environment) = launch.program.command(scratch);
+    if launch.access.internet {
+        // The way out, where there is but one.
+        let names = PROXIES.iter().flat_map(|name| [(*name).to_owned(), name.to_lowercase()]);
+        environment.extend(names.filter_map(|name| std::env::var(&name).ok().map(|value| (name, value))));
+    }
     if let Some(bytes) = launch.limits.memory_bytes {
         environment.push(("FOREBAY_ARENA_LIMIT".into(), bytes.to_string()));
     }

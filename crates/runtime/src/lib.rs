@@ -8,6 +8,7 @@
 //!
 //! Threads and `poll` on the supervisor's side; tokio only inside the executor.
 
+mod builds;
 mod cancel;
 mod confine;
 mod error;
@@ -20,6 +21,7 @@ mod process;
 mod python;
 mod sql;
 
+pub use builds::Builds;
 pub use cancel::CancelToken;
 pub use confine::{Access, Mode, Sandbox, Settings};
 pub use error::Failure;

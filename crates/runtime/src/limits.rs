@@ -11,6 +11,21 @@ pub const LOG_BYTES_MAX: u64 = 16 * 1024 * 1024;
 /// Time between a function's reply and its exit, before it is killed: its result is already there.
 pub const EXIT_GRACE: Duration = Duration::from_secs(5);
 
+/// Time between two looks whether the kernel has taken a process of a function for its memory, after it has said that it will.
+pub const STARVED_LOOK: Duration = Duration::from_millis(10);
+
+/// So many looks; then it was another function's.
+pub const STARVED_LOOKS_MAX: u32 = 300;
+
+/// The longest that packages are built from sources.
+pub const BUILD_TIME_MAX: Duration = Duration::from_secs(3600);
+
+/// How soon a cancel is noticed while packages are built.
+pub const BUILD_CANCEL_CHECK: Duration = Duration::from_millis(100);
+
+/// Bytes of what a build prints that are kept.
+pub const BUILD_OUTPUT_BYTES_MAX: usize = 1 << 20;
+
 /// Bytes of the Python runtime that is copied into the cache.
 pub const RUNTIME_BYTES_MAX: u64 = 512 * 1024 * 1024;
 

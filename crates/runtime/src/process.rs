@@ -12,28 +12,29 @@
 //! The kernel refuses to seal what a process still maps for writing: then its exit is waited for.
 //!
 //! Invariants: what a function has started ends with it, as its sandbox does, and whoever holds its [`Remains`] waits for that; a
-//! segment is trimmed and sealed before anybody reads it, or not published.
+//! function of which the kernel kills one process for its memory ends as a whole, at once; a segment is trimmed and sealed before anybody reads it, or not published.
 
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, PipeReader};
-use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use forebay_sandbox::group::Group;
 use forebay_sandbox::{Ending, Killer, Sandboxed};
 use forebay_sipc::call::{Call, Keep, Reply};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::io::Errno;
 
 use crate::cancel::CancelToken;
 use crate::confine::{Access, Confined, Refusal, Sandbox, Settings};
 use crate::error::{Failure, Memory, told};
 use crate::exchange::{Broken, Exchange, Line, News};
-use crate::limits::{EXIT_GRACE, LAST_LINE_CHARS_MAX, LAST_LINES_MAX};
+use crate::limits::{EXIT_GRACE, LAST_LINE_CHARS_MAX, LAST_LINES_MAX, STARVED_LOOK, STARVED_LOOKS_MAX};
 use crate::lines::{Lines, Stream};
 
 /// Starts a Python function: `argv[1]` is the folder that holds the package `forebay`.
@@ -138,6 +139,10 @@ pub struct FunctionProcess {
     stderr: Lines<File>,
     last_lines: VecDeque<String>,
     cancel: CancelToken,
+    /// Counted up by the kernel when the function's memory is used up and one of its processes must die for it.
+    starved: Option<OwnedFd>,
+    /// How often to look yet whether it was this function that the kernel took a process of.
+    looks_left: u32,
     ended: bool,
 }
 
@@ -163,6 +168,10 @@ impl FunctionProcess {
             error => failed(error.cause()),
         })?;
         let killer = Arc::new(function.killer().map_err(failed)?);
+        let starved = confined.group.as_ref().and_then(|group| {
+            let event = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).ok()?;
+            group.tell_out_of_memory(event.as_fd()).ok().map(|()| event)
+        });
         Ok(Self {
             node: node(),
             program: program.to_owned(),
@@ -176,6 +185,8 @@ impl FunctionProcess {
             stderr: Lines::new(stderr, Stream::Stderr),
             last_lines: VecDeque::new(),
             cancel: cancel.clone(),
+            starved,
+            looks_left: 0,
             ended: false,
         })
     }
@@ -235,6 +246,7 @@ impl FunctionProcess {
             if events.exited {
                 return Ended::Exited;
             }
+            self.look_for_starvation(events.starved);
             if events.news {
                 over = matches!(exchange.news(), News::Over);
                 if over && replied {
@@ -258,6 +270,8 @@ impl FunctionProcess {
     }
 
     fn wait(&self, done: BorrowedFd<'_>, for_news: bool, until: Option<Instant>) -> io::Result<Events> {
+        let look_at = (self.looks_left > 0).then(|| Instant::now() + STARVED_LOOK);
+        let until = [until, look_at].into_iter().flatten().min();
         let timeout = until.map(|until| until.saturating_duration_since(Instant::now()));
         let timeout = timeout.map(|left| Timespec::try_from(left).unwrap_or(Timespec { tv_sec: 86_400, tv_nsec: 0 }));
         let sources = [
@@ -265,6 +279,7 @@ impl FunctionProcess {
             (self.stdout.open, self.stdout.pipe.as_fd()),
             (self.stderr.open, self.stderr.pipe.as_fd()),
             (for_news, done),
+            (self.starved.is_some(), self.starved.as_ref().map_or(done, AsFd::as_fd)),
         ];
         let wanted = sources.iter().filter(|(wanted, _)| *wanted);
         let mut fds: Vec<PollFd<'_>> = wanted.map(|(_, fd)| PollFd::from_borrowed_fd(*fd, PollFlags::IN)).collect();
@@ -276,9 +291,29 @@ impl FunctionProcess {
             }
         }
         let mut polled = fds.iter();
-        let [exited, stdout, stderr, news] =
+        let [exited, stdout, stderr, news, starved] =
             sources.map(|(wanted, _)| wanted && polled.next().is_some_and(|fd| !fd.revents().is_empty()));
-        Ok(Events { exited, stdout, stderr, news })
+        Ok(Events { exited, stdout, stderr, news, starved })
+    }
+
+    /// The kernel takes one process for the memory of all, and the others may wait for it for ever: they end, too. It tells before
+    /// it does so, and tells every function when it is their common limit that was met, so the one whose process went is
+    /// looked for.
+    fn look_for_starvation(&mut self, told: bool) {
+        if told {
+            if let Some(event) = &self.starved {
+                // Its count is of no interest; read, it is not told again.
+                let _ = rustix::io::read(event, &mut [0; 8]);
+            }
+            self.looks_left = STARVED_LOOKS_MAX;
+        }
+        if self.looks_left > 0 {
+            self.looks_left -= 1;
+            if self.confined.group.as_ref().is_some_and(Group::ran_out_of_memory) {
+                self.looks_left = 0;
+                self.killer.kill();
+            }
+        }
     }
 
     /// Waits until nothing is left of it, after killing what is still there.
@@ -374,6 +409,7 @@ struct Events {
     stdout: bool,
     stderr: bool,
     news: bool,
+    starved: bool,
 }
 
 impl Program {

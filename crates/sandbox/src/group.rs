@@ -10,6 +10,7 @@
 
 use std::fs;
 use std::io;
+use std::os::fd::{AsRawFd as _, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -107,6 +108,11 @@ impl Groups {
                 Version::One => write(&folder.join("memory.limit_in_bytes"), bytes)?,
                 Version::Two => write(&folder.join("memory.max"), bytes)?,
             }
+            // One process of a function without the others is a function that waits for ever: they end together. Where this is
+            // not known (before Linux 4.19), and in version 1, the supervisor ends them: see `tell_out_of_memory`.
+            if self.version == Version::Two {
+                let _ = write(&folder.join("memory.oom.group"), 1);
+            }
             // Memory that is swapped out is used all the same. Without swap there is no such file.
             let _ = match self.version {
                 Version::One => write(&folder.join("memory.memsw.limit_in_bytes"), bytes),
@@ -147,6 +153,17 @@ impl Group {
     pub fn peak_bytes(&self) -> Option<u64> {
         let file = if self.version == Version::One { "memory.max_usage_in_bytes" } else { "memory.peak" };
         fs::read_to_string(self.memory.as_ref()?.join(file)).ok()?.trim().parse().ok()
+    }
+
+    /// Has the kernel count `event` (an eventfd) up when the group's memory is used up and it has to kill a process. With version 2
+    /// it kills all of them itself, and there is nothing to tell.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn tell_out_of_memory(&self, event: BorrowedFd<'_>) -> io::Result<()> {
+        let Some(folder) = self.memory.as_ref().filter(|_| self.version == Version::One) else { return Ok(()) };
+        let control = fs::File::open(folder.join("memory.oom_control"))?;
+        fs::write(folder.join("cgroup.event_control"), format!("{} {}", event.as_raw_fd(), control.as_raw_fd()))
     }
 
     /// Whether the kernel has killed a process of the group because its memory was used up.
@@ -318,6 +335,7 @@ mod tests {
         assert_eq!(read("forebay-1-supervisor/cgroup.procs"), std::process::id().to_string());
         let group = groups.create(Some(5000), 7).unwrap();
         assert_eq!((read("forebay-1/f0/memory.max"), read("forebay-1/f0/pids.max")), ("5000".into(), "7".into()));
+        assert_eq!(read("forebay-1/f0/memory.oom.group"), "1");
         assert_eq!(group.doors(), [own.path().join("forebay-1/f0/cgroup.procs")]);
         assert!(!group.ran_out_of_memory());
         fs::write(own.path().join("forebay-1/f0/memory.events"), "oom 1\noom_kill 1\n").unwrap();

@@ -7,6 +7,8 @@ use forebay_sipc::call;
 use forebay_types::TableName;
 use serde_json::Value;
 
+use crate::secrets::Secrets;
+
 /// What every call of a run needs.
 pub struct Context<'a> {
     /// The project's snapshot folder.
@@ -15,6 +17,8 @@ pub struct Context<'a> {
     pub tables_root: &'a str,
     /// Whether a mismatch of declared columns is an error.
     pub strict: bool,
+    /// Values of secret parameters.
+    pub secrets: &'a Secrets,
 }
 
 /// The work of a node, for the wire.
@@ -49,7 +53,7 @@ fn python_work(python: &Python, context: &Context<'_>) -> call::Work {
         let name = argument.name.clone();
         match &argument.value {
             ArgumentValue::Table(form) => call::Argument::Table { name, form: form_word(*form).to_owned() },
-            ArgumentValue::Literal(literal) => call::Argument::Value { name, value: value(literal) },
+            ArgumentValue::Literal(literal) => call::Argument::Value { name, value: value(literal, context.secrets) },
         }
     };
     call::Work::Python {
@@ -74,13 +78,14 @@ fn form_word(form: TableForm) -> &'static str {
     }
 }
 
-fn value(literal: &Literal) -> Value {
+fn value(literal: &Literal, secrets: &Secrets) -> Value {
     match literal {
         Literal::Null => Value::Null,
         Literal::Bool(value) => (*value).into(),
         Literal::Int(value) => (*value).into(),
         Literal::Float(value) => (*value).into(),
         Literal::Str(value) => value.as_str().into(),
+        Literal::Secret(name) => secrets.value(name).map_or(Value::Null, Value::from),
     }
 }
 

@@ -15,16 +15,19 @@ mod call;
 mod event;
 mod gate;
 mod run;
+mod seal;
+mod secrets;
 mod store;
 #[cfg(test)]
 mod tests;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use forebay_envs::Environments;
 use forebay_plan::physical::{NodeId, PhysicalPlan};
-use forebay_runtime::{FunctionProcess, Launch, Launcher, ProcessLimits, Program, PythonRuntime, Sandbox};
+use forebay_runtime::{Builds, FunctionProcess, Launch, Launcher, ProcessLimits, Program, PythonRuntime, Sandbox};
 use forebay_sipc::call::{Call, Preview, Reply};
 use forebay_types::{Coded, Fault, Report};
 
@@ -34,6 +37,9 @@ pub use event::{
 };
 pub use forebay_envs::Environment;
 pub use forebay_runtime::{CancelToken, Mode as SandboxMode, Settings as SandboxSettings, Stream};
+
+pub use seal::{Error as SealError, Keys, PublicKey, SEALED_BYTES_MAX, Sealed, seal};
+pub use secrets::{SECRET_BYTES_MIN, Secrets};
 
 use store::SegmentIds;
 
@@ -105,6 +111,8 @@ pub struct Execution {
     pub sandbox: SandboxSettings,
     /// How object stores are reached: told to our own functions that need it, never to user code.
     pub storage: Storage,
+    /// Values of the plan's secret parameters.
+    pub secrets: Secrets,
 }
 
 /// Files to append to a table.
@@ -173,13 +181,19 @@ pub struct Worker {
     environments: Environments,
     runtime: PythonRuntime,
     segment_ids: SegmentIds,
-    sandbox: Sandbox,
+    sandbox: Arc<Sandbox>,
 }
 
 impl Worker {
     /// Opens the caches.
     pub fn new(options: Options) -> Result<Self, Error> {
+        let sandbox = Arc::new(Sandbox::new(if options.forked_launcher {
+            Launcher::forked()
+        } else {
+            Launcher::new(Path::new(THIS_PROGRAM))
+        }));
         let environments = Environments::open(forebay_envs::Options {
+            confinement: Some(Arc::new(Builds::new(Arc::clone(&sandbox)))),
             cache_dir: options.cache_dir.clone(),
             uv: options.uv.clone(),
             offline: options.offline,
@@ -191,18 +205,17 @@ impl Worker {
             runtime: PythonRuntime::new(&options.cache_dir),
             segment_ids: SegmentIds::default(),
             environments,
-            sandbox: Sandbox::new(if options.forked_launcher {
-                Launcher::forked()
-            } else {
-                Launcher::new(Path::new(THIS_PROGRAM))
-            }),
+            sandbox,
             options,
         })
     }
 
-    /// Runs a plan to its end, whatever the end. Blocks; events come from several threads.
+    /// Runs a plan to its end, whatever the end. Blocks; events come from several threads. Neither they nor the outcome hold a
+    /// secret of the run.
     pub fn execute(&self, execution: &Execution, events: &(dyn Fn(WorkerEvent) + Sync), cancel: &CancelToken) -> Outcome {
-        run::execute(self, execution, events, cancel)
+        let secrets = &execution.secrets;
+        let masked = |event| events(secrets.event(event));
+        secrets.outcome(run::execute(self, execution, &masked, cancel))
     }
 
     /// Appends files to a table, in a process of its own.

@@ -239,8 +239,12 @@ impl<'run> Run<'run> {
             .collect();
         let (given, segments) = distinct(&inputs);
         let segment_id = self.worker.segment_ids.next();
-        let context =
-            call::Context { project: &execution.project_dir, tables_root: &execution.tables_root, strict: execution.strict };
+        let context = call::Context {
+            project: &execution.project_dir,
+            tables_root: &execution.tables_root,
+            strict: execution.strict,
+            secrets: &execution.secrets,
+        };
         let is_shown = matches!(node.work, Work::Python(_) | Work::Sql(_)) && !node.name.contains(':');
         let call = Call {
             node: node.name.clone(),

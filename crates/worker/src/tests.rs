@@ -39,6 +39,7 @@ fn run(executor: &str, nodes: Vec<Node>, cancel: &CancelToken) -> (Outcome, Vec<
         keep: vec![],
         sandbox: SandboxSettings::default(),
         storage: crate::Storage::default(),
+        secrets: Secrets::default(),
     };
     let seen = Mutex::new(Vec::new());
     let events = |event| {

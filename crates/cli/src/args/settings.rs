@@ -36,6 +36,9 @@ pub enum ParameterCommand {
     Ls(ProjectFolder),
     /// Add a parameter, or change one
     Set(ParameterSetArgs),
+    /// The parameters of a run (JSON on stdin) as a client sends them, secrets sealed: for the Python client
+    #[command(hide = true, after_help = "Examples:\n  forebay parameter seal -p examples/flights -o json")]
+    Seal(ParameterSealArgs),
     /// Remove a parameter
     #[command(visible_alias = "delete", after_help = "Examples:\n  forebay parameter rm min_delay")]
     Rm {
@@ -51,7 +54,8 @@ pub enum ParameterCommand {
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  forebay parameter set min_delay 30\n  \
     forebay parameter set min_delay 30 --type int --description \"Minutes a flight must be late\"\n  \
-    forebay parameter set airport --type str --required\n  forebay parameter set query --file default.sql\n\n\
+    forebay parameter set airport --type str --required\n  forebay parameter set query --file default.sql\n  \
+    forebay parameter set token --type secret --from env:API_TOKEN\n\n\
     A new parameter without --type gets the type its value looks like.")]
 pub struct ParameterSetArgs {
     /// Its name
@@ -77,6 +81,17 @@ pub struct ParameterSetArgs {
     /// Read the value from a file; `-` is stdin
     #[arg(short = 'f', long, value_name = "FILE", conflicts_with = "value")]
     pub file: Option<PathBuf>,
+    /// Where the value of a secret is: `env:NAME`, `file:PATH` or `keyring:SERVICE/USER`
+    #[arg(long, value_name = "SOURCE", conflicts_with_all = ["value", "file"])]
+    pub from: Option<String>,
+}
+
+/// `parameter seal`
+#[derive(Debug, Args)]
+pub struct ParameterSealArgs {
+    /// Where the project is.
+    #[command(flatten)]
+    pub project: ProjectFolder,
 }
 
 /// Types of a parameter.
@@ -90,6 +105,8 @@ pub enum ParameterType {
     Bool,
     /// Text
     Str,
+    /// Text that only the function sees
+    Secret,
 }
 
 impl ParameterType {
@@ -101,13 +118,14 @@ impl ParameterType {
             Self::Float => "float",
             Self::Bool => "bool",
             Self::Str => "str",
+            Self::Secret => "secret",
         }
     }
 
     /// The type of that word.
     #[must_use]
     pub fn from_word(word: &str) -> Option<Self> {
-        [Self::Int, Self::Float, Self::Bool, Self::Str].into_iter().find(|kind| kind.as_str() == word)
+        [Self::Int, Self::Float, Self::Bool, Self::Str, Self::Secret].into_iter().find(|kind| kind.as_str() == word)
     }
 }
 

@@ -3,14 +3,17 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use forebay_control::api;
 use forebay_envs::{
-    Collected, Environment, EnvironmentRequest, Environments, LOCK_FILE, Listed, Lock, Options, ProjectLock, Watch,
+    Collected, Confinement, Environment, EnvironmentRequest, Environments, LOCK_FILE, Listed, Lock, Options, ProjectLock, Watch,
 };
 use forebay_plan::logical::Work;
+use forebay_plan::{Parameter, ParameterKind};
+use forebay_runtime::{Builds, Launcher, Sandbox};
 use serde_json::{Value, json};
 
 use crate::args::EnvCommand;
@@ -36,7 +39,9 @@ pub fn run(context: &Context, command: EnvCommand) -> Result<()> {
 fn open(context: &Context, offline: bool, bytes_max: Option<u64>) -> Result<Environments> {
     let home = context.home()?;
     home.prepare()?;
-    let options = Options { cache_dir: home.cache_dir().to_owned(), offline, bytes_max, ..Options::default() };
+    let sandbox = Sandbox::new(Launcher::new(Path::new("/proc/self/exe")));
+    let confinement: Option<Arc<dyn Confinement>> = Some(Arc::new(Builds::new(Arc::new(sandbox))));
+    let options = Options { cache_dir: home.cache_dir().to_owned(), offline, bytes_max, confinement, ..Options::default() };
     Environments::open(options).map_err(failed)
 }
 
@@ -140,7 +145,8 @@ fn requests(folder: &Path) -> Result<Vec<EnvironmentRequest>> {
     let reports = |reports| Failure::from(api::Error::all(reports));
     let project = forebay_plan::project(&sources).map_err(reports)?;
     // Values make no difference to packages: a number is one for every type.
-    let wanted = project.parameters.iter().filter(|parameter| parameter.default.is_none());
+    let is_asked = |parameter: &&Parameter| parameter.default.is_none() && parameter.kind != ParameterKind::Secret;
+    let wanted = project.parameters.iter().filter(is_asked);
     let parameters = wanted.map(|parameter| (parameter.name.clone(), "0".to_owned())).collect();
     let options = forebay_plan::Options { parameters, ..forebay_plan::Options::default() };
     let plan = forebay_plan::logical(&sources, &options).map_err(reports)?;

@@ -2,24 +2,29 @@
 //!
 //! Invariant: a file that was written is one that the planner reads.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use forebay_plan::physical::Literal;
-use forebay_plan::{OTHER_PROJECT_FILES, PROJECT_FILE, Parameter, Project, SourceFile, Sources, project};
+use forebay_plan::{
+    OTHER_PROJECT_FILES, PROJECT_FILE, Parameter, ParameterKind, Project, SecretSource, SourceFile, Sources, project,
+};
 use serde_json::{Value, json};
 use toml_edit::{DocumentMut, Item, Table};
 
 use super::query::read_text;
-use crate::args::{ParameterCommand, ParameterSetArgs, ParameterType};
+use crate::args::{ParameterCommand, ParameterSealArgs, ParameterSetArgs, ParameterType};
 use crate::context::Context;
 use crate::error::{Error, Failure, Result};
 use crate::render::table::columns;
 use crate::render::text::one_line;
+use crate::secrets::Wanted;
 
 pub fn run(context: &Context, command: ParameterCommand) -> Result<()> {
     match command {
         ParameterCommand::Ls(folder) => list(context, &ProjectFile::open(&folder.project_dir)?.read()?),
         ParameterCommand::Set(args) => set(context, args),
+        ParameterCommand::Seal(args) => seal(context, &args),
         ParameterCommand::Rm { name, project } => {
             let mut file = ProjectFile::open(&project.project_dir)?;
             file.edit(|document| remove(document, &name))?;
@@ -35,7 +40,14 @@ fn list(context: &Context, project: &Project) -> Result<()> {
         return context.out.object(json!({ "parameters": parameters }));
     }
     let row = |parameter: &Parameter| {
-        let default = parameter.default.as_ref().map(|default| one_line(&text_of(default))).unwrap_or_default();
+        let default = match (&parameter.default, parameter.kind) {
+            (Some(default), _) => one_line(&text_of(default)),
+            (None, ParameterKind::Secret) => {
+                let from = parameter.from.clone().unwrap_or_else(|| SecretSource::default_of(&parameter.name));
+                format!("({})", one_line(&from.to_string()))
+            }
+            (None, _) => String::new(),
+        };
         let required = if parameter.required { "yes" } else { "no" };
         let description = one_line(parameter.description.as_deref().unwrap_or_default());
         vec![parameter.name.clone(), parameter.kind.as_str().to_owned(), default, required.to_owned(), description]
@@ -57,6 +69,16 @@ fn set(context: &Context, args: ParameterSetArgs) -> Result<()> {
     if context.out.is_json() { context.out.object(json!({ "parameter": parameter.map(object) })) } else { Ok(()) }
 }
 
+fn seal(context: &Context, args: &ParameterSealArgs) -> Result<()> {
+    let text = read_text(Path::new("-"))?;
+    let wrong = |error: serde_json::Error| Error::file("read", "-", &error);
+    let mut parameters: BTreeMap<String, String> = serde_json::from_str(&text).map_err(wrong)?;
+    let given: Vec<(String, String)> = parameters.clone().into_iter().collect();
+    let wanted = Wanted::of_project(&args.project.project_dir, &given)?;
+    let sealed = wanted.seal(&mut context.session()?, &mut parameters)?;
+    context.out.object(json!({ "parameters": parameters, "secrets": sealed }))
+}
+
 fn object(parameter: &Parameter) -> Value {
     let default = parameter.default.as_ref().map_or(Value::Null, |default| match default {
         Literal::Null => Value::Null,
@@ -64,19 +86,21 @@ fn object(parameter: &Parameter) -> Value {
         Literal::Int(value) => json!(value),
         Literal::Float(value) => json!(value),
         Literal::Str(value) => json!(value),
+        Literal::Secret(_) => Value::Null,
     });
     json!({
         "name": parameter.name,
         "type": parameter.kind.as_str(),
         "default": default,
         "required": parameter.required,
+        "from": parameter.from.as_ref().map(ToString::to_string),
         "description": parameter.description,
     })
 }
 
 fn text_of(literal: &Literal) -> String {
     match literal {
-        Literal::Null => String::new(),
+        Literal::Null | Literal::Secret(_) => String::new(),
         Literal::Bool(value) => value.to_string(),
         Literal::Int(value) => value.to_string(),
         Literal::Float(value) => value.to_string(),
@@ -192,6 +216,18 @@ fn change(document: &mut DocumentMut, args: &ParameterSetArgs, value: Option<&st
         return Err(bad("changing its type needs a new value"));
     }
     put(parameter, "type", kind.as_str().into());
+    if let Some(from) = &args.from {
+        if kind != ParameterType::Secret {
+            return Err(bad("only secrets take a `--from`"));
+        }
+        if SecretSource::parse(from).is_none() {
+            return Err(bad("`--from` is `env:NAME`, `file:PATH` or `keyring:SERVICE/USER`"));
+        }
+        put(parameter, "from", from.as_str().into());
+    }
+    if kind == ParameterType::Secret && value.is_some() {
+        return Err(bad("a project file is no place for a secret: say where it is with `--from`"));
+    }
     if let Some(value) = value {
         let why = format!("`{value}` is not a value of type {}", kind.as_str());
         put(parameter, "default", literal(kind, value).ok_or_else(|| bad(&why))?);
@@ -255,6 +291,7 @@ fn literal(kind: ParameterType, text: &str) -> Option<toml_edit::Value> {
             _ => None,
         },
         ParameterType::Str => Some(text.into()),
+        ParameterType::Secret => None,
     }
 }
 
@@ -274,6 +311,7 @@ mod tests {
             required: false,
             optional: false,
             file: None,
+            from: None,
         }
     }
 
@@ -314,6 +352,13 @@ mod tests {
         assert_eq!(why(changed(text, &other_type, None)), "changing its type needs a new value");
         assert_eq!(why(changed(text, &args("q"), None)), "a new parameter needs a value or a `--type`");
         assert_eq!(why(changed(text, &args("a.b"), Some("1"))), "a parameter's name is a Python identifier");
+        let secret = ParameterSetArgs { kind: Some(ParameterType::Secret), ..args("s") };
+        assert!(why(changed(text, &secret, Some("hunter2"))).contains("--from"));
+        assert!(why(changed(text, &ParameterSetArgs { from: Some("x".into()), ..secret }, None)).contains("keyring:"));
+        let from = ParameterSetArgs { from: Some("env:X".into()), ..args("p") };
+        assert_eq!(why(changed(text, &from, None)), "only secrets take a `--from`");
+        let secret = ParameterSetArgs { kind: Some(ParameterType::Secret), ..ParameterSetArgs { name: "s".into(), ..from } };
+        assert!(changed(text, &secret, None).unwrap().ends_with("[parameters.s]\ntype = \"secret\"\nfrom = \"env:X\"\n"));
         let mut document: DocumentMut = text.parse().unwrap();
         let unknown = remove(&mut document, "q").unwrap_err();
         assert_eq!(unknown, ParameterError::Unknown { name: "q".into(), known: vec!["p".into()] });

@@ -7,11 +7,15 @@ use forebay_control::api::{Op, PlanResult, Run};
 use crate::args::PlanArgs;
 use crate::context::Context;
 use crate::error::{Error, Result};
+use crate::secrets::Wanted;
 
 pub fn run(context: &Context, args: PlanArgs) -> Result<()> {
+    let wanted = Wanted::of_project(&args.project_dir, &args.parameters)?;
     let mut session = context.session()?;
     let target = session.or_active(args.at.clone());
-    let plan: PlanResult = session.call(Op::Plan(request(&args, target)?))?;
+    let mut run = request(&args, target)?;
+    wanted.strip(&mut run.parameters);
+    let plan: PlanResult = session.call(Op::Plan(run))?;
     if context.out.is_json() {
         context.out.object(serde_json::to_value(&plan).map_err(|error| Error::Answer { why: error.to_string() })?)?;
     } else {
@@ -30,6 +34,7 @@ pub fn request(args: &PlanArgs, at: String) -> Result<Run> {
         at,
         namespace: args.namespace.clone(),
         parameters: args.parameters.iter().cloned().collect::<BTreeMap<_, _>>(),
+        secrets: None,
         strict: args.is_strict(),
         dry_run: false,
         preview: "off".to_owned(),

@@ -16,6 +16,7 @@ use crate::output::SCHEMA;
 use crate::render::errors;
 use crate::render::progress::Progress;
 use crate::render::run::{Ending, ending};
+use crate::secrets::Wanted;
 
 pub fn run(context: &Context, args: RunArgs) -> Result<Exit> {
     let began = Instant::now();
@@ -33,9 +34,10 @@ pub fn run(context: &Context, args: RunArgs) -> Result<Exit> {
 }
 
 fn execute(context: &Context, args: RunArgs, began: Instant) -> Result<Exit> {
+    let wanted = Wanted::of_project(&args.plan.project_dir, &args.plan.parameters)?;
     let mut session = context.session()?;
     let target = session.or_active(args.plan.at.clone());
-    let run = Run {
+    let mut run = Run {
         dry_run: args.dry_run,
         preview: args.preview.as_str().to_owned(),
         detach: args.detach,
@@ -43,6 +45,7 @@ fn execute(context: &Context, args: RunArgs, began: Instant) -> Result<Exit> {
         memory_bytes: args.memory,
         ..request(&args.plan, target.clone())?
     };
+    wanted.attach(&mut session, &mut run)?;
     let job = Arc::new(Mutex::new(None));
     cancel_on_interrupt(context, &job)?;
     let mut progress = Progress::new(context.out);

@@ -70,7 +70,7 @@ fn a_run_lands_as_one_commit() {
     let lab = Lab::new();
     let (session, job, at) = (lab.session(), lab.job(), lab.head("main"));
     let attempt = Attempt { session: &session, run: &lab.run, job: &job };
-    let planned = planned(&session, &lab.run, &at).unwrap();
+    let planned = planned(&session, &lab.run, None, &at).unwrap();
     attempt.publish(&planned, &at, &[]).unwrap();
     assert_eq!(lab.head("main").hash, at.hash, "nothing was written, so there is no commit");
     attempt.publish(&planned, &at, &[written("/t/1.json")]).unwrap();
@@ -85,7 +85,7 @@ fn a_run_that_loses_leaves_its_tables_to_look_at_and_nothing_to_merge() {
     let lab = Lab::new();
     let (session, job, at) = (lab.session(), lab.job(), lab.head("main"));
     let attempt = Attempt { session: &session, run: &lab.run, job: &job };
-    let planned = planned(&session, &lab.run, &at).unwrap();
+    let planned = planned(&session, &lab.run, None, &at).unwrap();
     let temporary = Temporary::create(&session, job.id(), &at).unwrap();
     // Another run of the same project was first.
     attempt.publish(&planned, &at, &[written("/t/first.json")]).unwrap();
@@ -115,7 +115,7 @@ fn a_branch_is_marked_even_if_its_tables_cannot_be_kept() {
     let lab = Lab::new();
     let (session, job, at) = (lab.session(), lab.job(), lab.head("main"));
     let attempt = Attempt { session: &session, run: &lab.run, job: &job };
-    let planned = planned(&session, &lab.run, &at).unwrap();
+    let planned = planned(&session, &lab.run, None, &at).unwrap();
     let temporary = Temporary::create(&session, job.id(), &at).unwrap();
     // Somebody wrote to the branch of a run under way; its tables would be in conflict with theirs.
     let theirs = attempt.changes(&planned, &at, &[written("/t/theirs.json")]).unwrap();
