@@ -10,7 +10,7 @@ use crate::{pagemap, system};
 use std::sync::atomic::Ordering::Relaxed;
 
 /// Version of [`Face`]; a table of another version is not used.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 /// Name under which the preload library exports its table.
 pub const SYMBOL: &std::ffi::CStr = c"forebay_arena_face";
 
@@ -33,13 +33,14 @@ pub struct Face {
     find: extern "C" fn(*const u8, usize, *mut u32, *mut u64) -> i32,
     descriptor: extern "C" fn(u32) -> i32,
     statistics: extern "C" fn(*mut Statistics),
+    start: extern "C" fn(usize) -> i32,
 }
 
 impl Face {
     /// The table of the arena that is linked in here. The preload library exports it as `forebay_arena_face`.
     #[must_use]
     pub const fn linked() -> Self {
-        Self { version: VERSION, find: c_find, descriptor: c_descriptor, statistics: c_statistics }
+        Self { version: VERSION, find: c_find, descriptor: c_descriptor, statistics: c_statistics, start: c_start }
     }
 }
 
@@ -88,6 +89,12 @@ impl Arena {
             // SAFETY: the function made this descriptor for us.
             file => Ok(unsafe { OwnedFd::from_raw_fd(file) }),
         }
+    }
+
+    /// Starts the arena with this limit in bytes, if it was not started when it was loaded: in a process that was forked from one
+    /// without. Whether it is started now.
+    pub fn start(&self, limit_bytes: usize) -> bool {
+        (self.0.start)(limit_bytes) != 0
     }
 
     /// What the arena did so far.
@@ -150,6 +157,10 @@ extern "C" fn c_descriptor(generation: u32) -> RawFd {
     // SAFETY: duplicating a descriptor touches no memory.
     let copy = unsafe { libc::fcntl(file, libc::F_DUPFD_CLOEXEC, 0) };
     if copy < 0 { -system::errno() } else { copy }
+}
+
+extern "C" fn c_start(limit_bytes: usize) -> i32 {
+    i32::from(crate::start(&crate::Settings::within(limit_bytes)))
 }
 
 extern "C" fn c_statistics(into: *mut Statistics) {

@@ -41,6 +41,8 @@ pub struct Birth {
     pub landing: Vec<Step>,
     /// The folder it starts in.
     pub folder: PathBuf,
+    /// What else its program should know.
+    pub word: String,
 }
 
 /// The supervisor's end of a zygote. Dropping it lets the zygote end; children that run go on.
@@ -269,11 +271,11 @@ impl Request {
         twin::fork_into(&self.namespaces)
     }
 
-    /// In the child: gives up every right, closes what is not the child's, and says that it is there.
+    /// In the child: gives up every right, closes what is not the child's, and says that it is there. Gives [`Birth::word`].
     ///
     /// # Errors
     /// The child must end.
-    pub fn land(self) -> io::Result<()> {
+    pub fn land(self) -> io::Result<String> {
         let Self { birth, meeting, standard, namespaces } = self;
         drop(namespaces);
         sys::own_session();
@@ -286,6 +288,7 @@ impl Request {
         sys::show_memory();
         sys::send(&meeting, sys::own_id().to_string().as_bytes(), &[])?;
         drop((meeting, standard));
-        sys::close_between(3, u32::MAX)
+        sys::close_between(3, u32::MAX)?;
+        Ok(birth.word)
     }
 }

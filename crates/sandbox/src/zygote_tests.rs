@@ -99,7 +99,7 @@ impl Home {
 
     fn born(&self) -> (Born, std::io::PipeWriter, std::io::PipeReader) {
         let order = self.order();
-        let birth = Birth { landing: landing(&order.plan), folder: self.project.clone() };
+        let birth = Birth { landing: landing(&order.plan), folder: self.project.clone(), word: String::new() };
         let (stdin, script) = std::io::pipe().unwrap();
         let (out, stdout) = std::io::pipe().unwrap();
         let standard = [stdin.as_fd(), stdout.as_fd(), stdout.as_fd()];
@@ -139,7 +139,7 @@ fn children_are_confined_as_functions_are() {
     assert_eq!(limits, "Max core file size 0 0 bytes \nMax processes 50 50 processes \n");
     let status = home.says("grep -E '^(Cap|NoNewPrivs|Seccomp:)' /proc/self/status | tr -d '\\t'");
     assert_eq!(status, "CapInh:0000000000000000\nCapPrm:0000000000000000\nCapEff:0000000000000000\nCapBnd:0000000000000000\nCapAmb:0000000000000000\nNoNewPrivs:1\nSeccomp:2\n");
-    let refused = "unshare -U true 2>/dev/null && echo U; nsenter -t 1 -n true 2>/dev/null && echo N; mount -t tmpfs x /tmp 2>/dev/null && echo M; echo x > /usr/x 2>/dev/null && echo W; ls /sys; ls /home 2>/dev/null; echo end";
+    let refused = "unshare -U true 2>/dev/null && echo U; nsenter -t 1 -n true 2>/dev/null && echo N; mount -t tmpfs x /tmp 2>/dev/null && echo M; (echo x > /usr/x) 2>/dev/null && echo W; ls /sys; ls /home 2>/dev/null; echo end";
     assert_eq!(home.says(refused), "end\n");
     assert_eq!(home.says("grep -c : /proc/net/dev").trim(), "1", "a network of its own with nothing but `lo`");
 }
@@ -198,7 +198,7 @@ fn children_outlive_their_zygote_and_end_when_they_are_killed() {
 fn a_zygote_that_is_gone_or_hangs_is_an_error_in_time() {
     let home = Home::new();
     let order = home.order();
-    let birth = Birth { landing: landing(&order.plan), folder: "/nowhere".into() };
+    let birth = Birth { landing: landing(&order.plan), folder: "/nowhere".into(), word: String::new() };
     let null = std::fs::File::open("/dev/null").unwrap();
     let fork = |birth: &Birth| home.zygote.fork(&home.order(), birth, [null.as_fd(); 3], PATIENCE);
     assert!(matches!(fork(&birth), Err(Error::Zygote(_))), "its child could not land");

@@ -1,0 +1,119 @@
+"""A zygote: imports what the functions of a project import, executes nothing else, and forks a process for each call.
+
+```text
+supervisor -> here   {"modules": […]}                                    then, per child, what the child should know
+here -> supervisor   {"importing": name}, {"imported": name, "seconds", "why"}   `why`: after this, a fork would not be safe
+                     {"ready": true, "bytes": private memory}
+```
+
+It has no data, no secrets and no network, and sees neither the project nor the lake: see `crates/sandbox/src/zygote.rs`. A child
+gets its call as a function process of its own would.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import json
+import os
+import sys
+import threading
+import time
+from typing import NoReturn, Optional
+
+from . import _function
+from ._native import Channel, Door, start_arena
+
+#: Packages whose own threads, started by an import, do no harm in a child that has them no more: they start others when they
+#: need them. Tried with each of them (`tests/test_zygotes.py`); of others that is not known.
+THREADS_ARE_HARMLESS = frozenset(("numpy", "pyarrow", "pandas", "polars", "duckdb", "scipy", "sklearn"))
+
+
+def main() -> NoReturn:
+    """Never returns: a zygote ends when its supervisor wants no more of it, a child with its call."""
+    door = Door.from_stdin()
+    wanted = json.loads(door.hear())
+    _function.prepare()
+    for name in wanted["modules"]:
+        if not _import(door, name):
+            os._exit(0)
+    # Nothing in here is ever collected: a collector that looks at it in a child would copy its pages.
+    gc.collect()
+    gc.freeze()
+    door.say(json.dumps({"ready": True, "bytes": _private_bytes()}))
+    word = door.serve()
+    if word is None:
+        os._exit(0)
+    _be_born(json.loads(word))
+
+
+def _be_born(word: dict[str, Optional[int]]) -> NoReturn:
+    """Goes on as the process of one call."""
+    start_arena(word["limit"])
+    _reseed()
+    _function.serve(Channel.from_stdin())
+
+
+def _reseed() -> None:
+    """No two children draw the same numbers. (Generators that are made in the child are seeded by the system anyway.)"""
+    if "random" in sys.modules:
+        sys.modules["random"].seed()
+    if "numpy.random" in sys.modules:
+        sys.modules["numpy.random"].seed()
+
+
+def _import(door: Door, name: str) -> bool:
+    """Whether the zygote may go on with this module in it."""
+    door.say(json.dumps({"importing": name}))
+    before = _State()
+    start = time.monotonic()
+    try:
+        importlib.import_module(name)
+        why = before.objection(name)
+    except BaseException as error:
+        # The function will tell its user, if it needs the module.
+        why = f"importing it raises {type(error).__name__}"
+    door.say(json.dumps({"imported": name, "seconds": time.monotonic() - start, "why": why}))
+    return why is None
+
+
+class _State:
+    """What a fork would share with a child, or take away from it."""
+
+    def __init__(self) -> None:
+        self.threads = len(os.listdir("/proc/self/task"))
+        self.descriptors = {name: _target(name) for name in os.listdir("/proc/self/fd")}
+        self.shared = _shared_maps()
+
+    def objection(self, name: str) -> Optional[str]:
+        """What is new since then that makes a fork unsafe."""
+        now = _State()
+        if threading.active_count() > 1:
+            return "importing it starts a Python thread"
+        if now.threads > self.threads and name.partition(".")[0] not in THREADS_ARE_HARMLESS:
+            return "importing it starts threads"
+        opened = [target for fd, target in now.descriptors.items() if target and self.descriptors.get(fd) != target]
+        if opened:
+            return f"importing it leaves {opened[0]} open"
+        if now.shared > self.shared:
+            return "importing it maps memory that its children would share"
+        return None
+
+
+def _target(descriptor: str) -> Optional[str]:
+    try:
+        return os.readlink(f"/proc/self/fd/{descriptor}")
+    except OSError:
+        return None  # The one by which the folder was listed.
+
+
+def _shared_maps() -> int:
+    """Mappings that parent and child would both write to."""
+    with open("/proc/self/maps") as maps:
+        return sum(1 for line in maps if line.split(" ", 2)[1][1::2] == "ws")
+
+
+def _private_bytes() -> int:
+    """Memory that is this process's alone, in bytes."""
+    with open("/proc/self/smaps_rollup") as rollup:
+        return sum(int(line.split()[1]) << 10 for line in rollup if line.startswith("Anonymous:"))
