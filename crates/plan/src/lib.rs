@@ -21,6 +21,7 @@ mod document;
 mod environment;
 mod errors;
 mod filters;
+mod imported;
 mod layout;
 mod literal;
 pub mod logical;
@@ -38,6 +39,7 @@ mod text;
 
 pub use build::physical;
 pub use dictionary_functions::tidy_dictionary;
+pub use imported::imported;
 pub use layout::dictionary_type;
 pub use logical::{LogicalPlan, logical, query};
 pub use physical::PhysicalPlan;

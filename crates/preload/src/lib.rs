@@ -60,7 +60,9 @@ unsafe fn read_settings(environment: *mut *mut c_char) -> (Settings, bool) {
         while !(*from).is_null() {
             let variable = CStr::from_ptr(*from).to_bytes();
             let mut ours = variable.starts_with(b"LD_PRELOAD=");
-            for (name, value) in [(&b"LIMIT="[..], &mut limit), (b"MIN=", &mut min), (b"KEEP=", &mut keep), (b"LATER=", &mut later)] {
+            for (name, value) in
+                [(&b"LIMIT="[..], &mut limit), (b"MIN=", &mut min), (b"KEEP=", &mut keep), (b"LATER=", &mut later)]
+            {
                 if let Some(text) = variable.strip_prefix(b"FOREBAY_ARENA_").and_then(|rest| rest.strip_prefix(name)) {
                     *value = bytes(text);
                     ours = true;

@@ -72,7 +72,7 @@ fn turn(request: zygote::Request, door: &zygote::Door) -> io::Result<Turn> {
     };
     if let Ok(Side::Child) = side {
         // What cannot land must not go on as anything else: neither may it unwind into the zygote's program.
-        return Ok(Turn::Child(request.land().unwrap_or_else(|_| std::process::exit(1))));
+        return Ok(Turn::Child(request.land().unwrap_or_else(|_| zygote::leave())));
     }
     door.answer(&side).map(|()| Turn::Parent)
 }

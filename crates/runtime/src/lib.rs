@@ -19,6 +19,8 @@ mod lines;
 mod process;
 mod python;
 mod sql;
+mod zygote;
+mod zygotes;
 
 pub use cancel::CancelToken;
 pub use confine::{Access, Mode, Sandbox, Settings};
@@ -29,3 +31,5 @@ pub use forebay_shm::monotonic_ns;
 pub use lines::Stream;
 pub use process::{Answer, FunctionProcess, Launch, NewSegment, ProcessLimits, Program};
 pub use python::PythonRuntime;
+pub use zygote::installed;
+pub use zygotes::{ZygoteStatus, Zygotes, denied};

@@ -10,6 +10,7 @@
 
 use std::fs;
 use std::io;
+use std::os::fd::{AsRawFd as _, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -140,6 +141,17 @@ impl Group {
         let mut folders: Vec<&PathBuf> = [&self.memory, &self.processes].into_iter().flatten().collect();
         folders.dedup();
         folders.into_iter().map(|folder| folder.join("cgroup.procs")).collect()
+    }
+
+    /// Takes a process in, by its descriptor. What it holds already stays where it was counted.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn admit(&self, pidfd: BorrowedFd<'_>) -> io::Result<()> {
+        let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd()))?;
+        let process = info.lines().find_map(|line| line.strip_prefix("Pid:")).map(str::trim).unwrap_or_default();
+        // -1: it has ended.
+        self.doors().iter().filter(|_| process != "-1").try_for_each(|door| fs::write(door, process))
     }
 
     /// The most memory that was in use at a time, in bytes.

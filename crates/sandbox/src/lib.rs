@@ -47,6 +47,12 @@ pub use policy::{Feature, Host, Identity, Policy};
 pub use step::{Bind, Plan, Step};
 pub use zygote::Zygote;
 
+/// Waits until a process has ended.
+pub fn wait(pidfd: std::os::fd::BorrowedFd<'_>) {
+    // It fails for what is no descriptor, which this is.
+    let _ = sys::wait_readable([pidfd]);
+}
+
 #[cfg(test)]
 mod tests;
 #[cfg(test)]

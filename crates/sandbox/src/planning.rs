@@ -92,11 +92,8 @@ pub fn nest(policy: &Policy, host: &Host, number: u32, hidden: &Path) -> Option<
     policy.read.push(hidden.to_owned());
     let mut plan = plan(&policy, host, number);
     plan.steps.retain(|step| !is_giving_up(step));
-    let mut inside = vec![
-        Step::Unshare { files: true, network: false, ipc: false },
-        Step::Forget(vec![hidden.to_owned()]),
-        Step::Drop,
-    ];
+    let mut inside =
+        vec![Step::Unshare { files: true, network: false, ipc: false }, Step::Forget(vec![hidden.to_owned()]), Step::Drop];
     if host.has(Feature::Landlock) && host.landlock >= SCOPES_SINCE {
         inside.push(Step::Scopes);
     }

@@ -434,12 +434,6 @@ pub fn let_go(path: &Path) -> Result {
     done(unsafe { libc::umount2(path.as_ptr(), libc::MNT_DETACH) })
 }
 
-/// Joins a namespace, of whichever kind.
-pub fn join(namespace: BorrowedFd<'_>) -> Result {
-    // SAFETY: takes numbers.
-    done(unsafe { libc::setns(namespace.as_raw_fd(), 0) })
-}
-
 /// Limits another process, which this one could have limited before it was another.
 pub fn set_limit_of(process: i32, resource: u32, bytes: u64) -> Result {
     // SAFETY: all fields are numbers.

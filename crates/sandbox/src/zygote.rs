@@ -262,6 +262,11 @@ impl Door {
     }
 }
 
+/// Ends a child that could not land, without running anything of the zygote's program.
+pub fn leave() -> ! {
+    sys::exit(1)
+}
+
 impl Request {
     /// Forks. The child must do nothing before it calls [`Request::land`].
     ///

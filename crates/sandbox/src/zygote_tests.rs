@@ -138,7 +138,10 @@ fn children_are_confined_as_functions_are() {
     let limits = home.says("grep -E 'Max (processes|core)' /proc/self/limits | tr -s ' '");
     assert_eq!(limits, "Max core file size 0 0 bytes \nMax processes 50 50 processes \n");
     let status = home.says("grep -E '^(Cap|NoNewPrivs|Seccomp:)' /proc/self/status | tr -d '\\t'");
-    assert_eq!(status, "CapInh:0000000000000000\nCapPrm:0000000000000000\nCapEff:0000000000000000\nCapBnd:0000000000000000\nCapAmb:0000000000000000\nNoNewPrivs:1\nSeccomp:2\n");
+    assert_eq!(
+        status,
+        "CapInh:0000000000000000\nCapPrm:0000000000000000\nCapEff:0000000000000000\nCapBnd:0000000000000000\nCapAmb:0000000000000000\nNoNewPrivs:1\nSeccomp:2\n"
+    );
     let refused = "unshare -U true 2>/dev/null && echo U; nsenter -t 1 -n true 2>/dev/null && echo N; mount -t tmpfs x /tmp 2>/dev/null && echo M; (echo x > /usr/x) 2>/dev/null && echo W; ls /sys; ls /home 2>/dev/null; echo end";
     assert_eq!(home.says(refused), "end\n");
     assert_eq!(home.says("grep -c : /proc/net/dev").trim(), "1", "a network of its own with nothing but `lo`");
@@ -152,7 +155,10 @@ fn children_do_not_see_each_other() {
     drop(script);
     let mut there = [0; 6];
     out.read_exact(&mut there).unwrap();
-    assert_eq!(home.says("ls /tmp /dev/shm; ps -e 2>/dev/null | grep -c sleep; kill -9 -1 2>/dev/null; echo end").lines().last(), Some("end"));
+    assert_eq!(
+        home.says("ls /tmp /dev/shm; ps -e 2>/dev/null | grep -c sleep; kill -9 -1 2>/dev/null; echo end").lines().last(),
+        Some("end")
+    );
     assert_eq!(home.says("ls /dev/shm; cat /tmp/secret 2>/dev/null; echo end"), "end\n");
     // It lives until it is killed, and then with all that it has started.
     first.sandbox.killer().unwrap().kill();

@@ -20,18 +20,19 @@ mod store;
 mod tests;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use forebay_envs::Environments;
 use forebay_plan::physical::{NodeId, PhysicalPlan};
-use forebay_runtime::{FunctionProcess, Launch, Launcher, ProcessLimits, Program, PythonRuntime, Sandbox};
+use forebay_runtime::{FunctionProcess, Launch, Launcher, ProcessLimits, Program, PythonRuntime, Sandbox, Zygotes};
 use forebay_sipc::call::{Call, Preview, Reply};
 use forebay_types::{Coded, Fault, Report};
 
 pub use call::new_location;
 pub use event::{Imported, KeptTable, NodeError, NodeOutcome, NodeStatus, Outcome, RunStatus, WorkerEvent, WrittenTable};
 pub use forebay_envs::Environment;
-pub use forebay_runtime::{CancelToken, Mode as SandboxMode, Settings as SandboxSettings, Stream};
+pub use forebay_runtime::{CancelToken, Mode as SandboxMode, Settings as SandboxSettings, Stream, ZygoteStatus};
 
 use store::SegmentIds;
 
@@ -143,7 +144,8 @@ pub struct Worker {
     environments: Environments,
     runtime: PythonRuntime,
     segment_ids: SegmentIds,
-    sandbox: Sandbox,
+    sandbox: Arc<Sandbox>,
+    zygotes: Zygotes,
 }
 
 impl Worker {
@@ -155,17 +157,19 @@ impl Worker {
             offline: options.offline,
             ..forebay_envs::Options::default()
         })?;
+        let sandbox = Arc::new(Sandbox::new(if options.forked_launcher {
+            Launcher::forked()
+        } else {
+            Launcher::new(Path::new(THIS_PROGRAM))
+        }));
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
         Ok(Self {
             parallelism: options.parallelism.unwrap_or(processors).max(1),
             runtime: PythonRuntime::new(&options.cache_dir),
             segment_ids: SegmentIds::default(),
             environments,
-            sandbox: Sandbox::new(if options.forked_launcher {
-                Launcher::forked()
-            } else {
-                Launcher::new(Path::new(THIS_PROGRAM))
-            }),
+            zygotes: Zygotes::new(Arc::clone(&sandbox), &options.cache_dir),
+            sandbox,
             options,
         })
     }
@@ -173,6 +177,17 @@ impl Worker {
     /// Runs a plan to its end, whatever the end. Blocks; events come from several threads.
     pub fn execute(&self, execution: &Execution, events: &(dyn Fn(WorkerEvent) + Sync), cancel: &CancelToken) -> Outcome {
         run::execute(self, execution, events, cancel)
+    }
+
+    /// Gets functions ready ahead, for projects as they were run last: to be called when nothing runs.
+    pub fn rest(&self, settings: &SandboxSettings) {
+        self.zygotes.refill(settings, self.parallelism);
+    }
+
+    /// Warm interpreters, and what became of them.
+    #[must_use]
+    pub fn zygotes(&self) -> Vec<ZygoteStatus> {
+        self.zygotes.status()
     }
 
     /// Appends files to a table, in a process of its own.
@@ -208,6 +223,7 @@ impl Worker {
             sandbox: &self.sandbox,
             settings: &import.sandbox,
             access: &access,
+            zygotes: None,
         };
         let answer = FunctionProcess::spawn(&launch, cancel).and_then(|process| {
             let mut on_line = |stream, line: &str| events(WorkerEvent::Log { node: node.clone(), stream, line: line.to_owned() });
