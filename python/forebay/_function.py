@@ -38,11 +38,12 @@ def prepare() -> None:
     _prepare()
 
 
-def serve(channel: Channel) -> NoReturn:
+def serve(channel: Channel, called: Callable[[], None] = lambda: None) -> NoReturn:
     """Takes one call, and ends the process."""
     frame = channel.receive()
     if frame is None:
         os._exit(0)
+    called()
     pid = os.getpid()
     reply = _Reply()
     try:

@@ -22,7 +22,7 @@ import time
 from typing import NoReturn, Optional
 
 from . import _function
-from ._native import Channel, Door, start_arena
+from ._native import Channel, Door, set_name, start_arena
 
 #: Packages whose own threads, started by an import, do no harm in a child that has them no more: they start others when they
 #: need them. Tried with each of them (`tests/test_zygotes.py`); of others that is not known.
@@ -32,6 +32,7 @@ THREADS_ARE_HARMLESS = frozenset(("numpy", "pyarrow", "pandas", "polars", "duckd
 def main() -> NoReturn:
     """Never returns: a zygote ends when its supervisor wants no more of it, a child with its call."""
     door = Door.from_stdin()
+    set_name("forebay-zygote")
     wanted = json.loads(door.hear())
     _function.prepare()
     for name in wanted["modules"]:
@@ -51,7 +52,7 @@ def _be_born(word: dict[str, Optional[int]]) -> NoReturn:
     """Goes on as the process of one call."""
     start_arena(word["limit"])
     _reseed()
-    _function.serve(Channel.from_stdin())
+    _function.serve(Channel.from_stdin(), lambda: set_name("forebay-call"))
 
 
 def _reseed() -> None:

@@ -37,6 +37,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     module.add_function(wrap_pyfunction!(die_with_parent, module)?)?;
     module.add_function(wrap_pyfunction!(zygote::start_arena, module)?)?;
+    module.add_function(wrap_pyfunction!(zygote::set_name, module)?)?;
     module.add_class::<zygote::Door>()?;
     module.add_class::<channel::Channel>()?;
     module.add_class::<channel::Frame>()?;

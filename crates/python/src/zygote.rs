@@ -77,6 +77,12 @@ fn turn(request: zygote::Request, door: &zygote::Door) -> io::Result<Turn> {
     door.answer(&side).map(|()| Turn::Parent)
 }
 
+/// Names this process, for those who look at processes.
+#[pyfunction]
+pub(crate) fn set_name(name: &str) {
+    zygote::set_name(name);
+}
+
 /// Starts this process's arena, if its library was told to wait: tables are born in shared memory from now on, `limit` bytes at
 /// most. Whether there is one.
 #[pyfunction]

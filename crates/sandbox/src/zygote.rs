@@ -262,6 +262,13 @@ impl Door {
     }
 }
 
+/// Names this process, for those who look at processes: what runs, and what waits.
+pub fn set_name(name: &str) {
+    if let Ok(name) = std::ffi::CString::new(name) {
+        sys::set_name(&name);
+    }
+}
+
 /// Ends a child that could not land, without running anything of the zygote's program.
 pub fn leave() -> ! {
     sys::exit(1)
