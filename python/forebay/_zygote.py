@@ -19,7 +19,8 @@ import os
 import sys
 import threading
 import time
-from typing import NoReturn, Optional
+from importlib.machinery import PathFinder
+from typing import Any, Callable, NoReturn, Optional
 
 from . import _function
 from ._native import Channel, Door, set_name, start_arena
@@ -35,9 +36,12 @@ def main() -> NoReturn:
     set_name("forebay-zygote")
     wanted = json.loads(door.hear())
     _function.prepare()
+    harmless = _Harmless()
+    sys.meta_path.insert(0, harmless)
     for name in wanted["modules"]:
-        if not _import(door, name):
+        if not _import(door, name, harmless):
             os._exit(0)
+    sys.meta_path.remove(harmless)
     # Nothing in here is ever collected: a collector that looks at it in a child would copy its pages.
     gc.collect()
     gc.freeze()
@@ -63,14 +67,41 @@ def _reseed() -> None:
         sys.modules["numpy.random"].seed()
 
 
-def _import(door: Door, name: str) -> bool:
+class _Harmless:
+    """Counts the threads that harmless packages start, whoever imports them."""
+
+    def __init__(self) -> None:
+        self.threads = 0
+        self._inside = False
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
+        """The usual one, whose module is watched while it is executed."""
+        if name.partition(".")[0] not in THREADS_ARE_HARMLESS:
+            return None
+        spec = PathFinder.find_spec(name, path, target)
+        if spec is not None and spec.loader is not None:
+            execute = spec.loader.exec_module
+            spec.loader.exec_module = lambda module: self._count(execute, module)  # type: ignore[method-assign]
+        return spec
+
+    def _count(self, execute: Callable[[Any], None], module: Any) -> None:
+        if self._inside:
+            return execute(module)
+        self._inside, before = True, _threads()
+        try:
+            execute(module)
+        finally:
+            self._inside = False
+            self.threads += _threads() - before
+
+
+def _import(door: Door, name: str, harmless: _Harmless) -> bool:
     """Whether the zygote may go on with this module in it."""
     door.say(json.dumps({"importing": name}))
-    before = _State()
-    start = time.monotonic()
+    before, start = _State(harmless), time.monotonic()
     try:
         importlib.import_module(name)
-        why = before.objection(name)
+        why = before.objection(harmless)
     except BaseException as error:
         # The function will tell its user, if it needs the module.
         why = f"importing it raises {type(error).__name__}"
@@ -81,17 +112,17 @@ def _import(door: Door, name: str) -> bool:
 class _State:
     """What a fork would share with a child, or take away from it."""
 
-    def __init__(self) -> None:
-        self.threads = len(os.listdir("/proc/self/task"))
+    def __init__(self, harmless: _Harmless) -> None:
+        self.threads = _threads() - harmless.threads
         self.descriptors = {name: _target(name) for name in os.listdir("/proc/self/fd")}
         self.shared = _shared_maps()
 
-    def objection(self, name: str) -> Optional[str]:
+    def objection(self, harmless: _Harmless) -> Optional[str]:
         """What is new since then that makes a fork unsafe."""
-        now = _State()
+        now = _State(harmless)
         if threading.active_count() > 1:
             return "importing it starts a Python thread"
-        if now.threads > self.threads and name.partition(".")[0] not in THREADS_ARE_HARMLESS:
+        if now.threads > self.threads:
             return "importing it starts threads"
         opened = [target for fd, target in now.descriptors.items() if target and self.descriptors.get(fd) != target]
         if opened:
@@ -99,6 +130,10 @@ class _State:
         if now.shared > self.shared:
             return "importing it maps memory that its children would share"
         return None
+
+
+def _threads() -> int:
+    return len(os.listdir("/proc/self/task"))
 
 
 def _target(descriptor: str) -> Optional[str]:

@@ -68,7 +68,7 @@ pub const ZYGOTES_MAX: usize = 32;
 pub const ZYGOTE_WAIT: Duration = Duration::from_secs(3);
 
 /// Time that one import in a zygote may take, before its module is given up for good.
-pub const IMPORT_PATIENCE: Duration = Duration::from_secs(30);
+pub const IMPORT_PATIENCE: Duration = Duration::from_secs(60);
 
 /// Time that a zygote may take to fork, before it is given up.
 pub const FORK_PATIENCE: Duration = Duration::from_secs(5);

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use forebay_sandbox::zygote::Birth;
 use forebay_sandbox::{Error, Host, Launcher, landing};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde::Deserialize;
 use serde_json::json;
 
@@ -121,6 +122,12 @@ fn listen(zygote: &forebay_sandbox::Zygote) -> Result<(u64, Duration), Stillborn
 }
 
 impl Parts {
+    /// Whether it has not ended.
+    pub fn lives(&self) -> bool {
+        let mut ended = [PollFd::from_borrowed_fd(self.function.pidfd(), PollFlags::IN)];
+        matches!(poll(&mut ended, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })), Ok(0))
+    }
+
     /// Ends a function that was not called.
     pub fn end(mut self) {
         if let Ok(killer) = self.function.killer() {

@@ -11,7 +11,7 @@
 //! started afresh, as if there were no zygotes.
 //!
 //! Invariants: a child that waits was forked for the same project, with the limits of a function that declares none; the lock is
-//! never held while a process is waited for.
+//! not held while a process is waited for (but when there are too many zygotes).
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -52,7 +52,7 @@ enum Slot {
 
 struct Ready {
     zygote: Arc<Zygote>,
-    parked: Vec<(PathBuf, Parts)>,
+    parked: Parked,
     uses: u64,
     used_at: Instant,
     /// The last child was for this project.
@@ -101,39 +101,47 @@ impl Zygotes {
 
     /// A process for this function, forked from a zygote; `None`: there is none, or not yet.
     pub(crate) fn function(&self, launch: &Launch<'_>, cancel: &CancelToken) -> Option<Parts> {
-        let key = self.key(launch)?;
-        let started_at = Instant::now();
-        let mut state = self.lock();
-        let zygote = loop {
-            match state.slots.get_mut(&key) {
-                Some(Slot::Ready(ready)) => {
-                    ready.uses += 1;
-                    ready.used_at = Instant::now();
-                    ready.project = launch.folder.to_owned();
-                    let fits = |(folder, _): &(PathBuf, Parts)| folder == launch.folder && is_usual(&launch.limits);
-                    if let Some(index) = ready.parked.iter().position(fits) {
-                        return Some(ready.parked.swap_remove(index).1);
-                    }
-                    break Arc::clone(&ready.zygote);
-                }
-                Some(Slot::Failed(_)) => return None,
-                Some(Slot::Starting) => {}
-                None => {
-                    self.start(&mut state, &key, launch)?;
-                }
-            }
-            let left = ZYGOTE_WAIT.checked_sub(started_at.elapsed()).filter(|_| !cancel.is_cancelled())?;
-            // A cancel is noticed now and then: nothing is lost by it.
-            let left = left.min(Duration::from_millis(50));
-            state = self.state.1.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+        let (zygote, key) = match self.find(launch, cancel)? {
+            Found::Waiting(parts) => return Some(parts),
+            Found::Zygote(zygote, key) => (zygote, key),
         };
-        drop(state);
         match zygote.fork(launch) {
             Ok(parts) => Some(parts),
             Err(error) => {
                 self.gone_wrong(&key, &zygote, &error);
                 None
             }
+        }
+    }
+
+    /// A child that waits, or a zygote to fork; waits for one that imports, for a while.
+    fn find(&self, launch: &Launch<'_>, cancel: &CancelToken) -> Option<Found> {
+        let mut key = self.key(launch)?;
+        let (since, mut started) = (Instant::now(), false);
+        let mut state = self.lock();
+        loop {
+            match state.slots.get_mut(&key) {
+                Some(Slot::Ready(ready)) => {
+                    let waiting = ready.take(launch);
+                    return Some(waiting.map_or_else(|| Found::Zygote(Arc::clone(&ready.zygote), key.clone()), Found::Waiting));
+                }
+                Some(Slot::Failed(_)) => return None,
+                Some(Slot::Starting) => {}
+                None => {
+                    // It may be gone because something was learned about a module of it.
+                    let now = self.key(launch)?;
+                    if started && now == key {
+                        return None;
+                    }
+                    key = now;
+                    self.start(&mut state, &key, launch)?;
+                    started = true;
+                }
+            }
+            let left = ZYGOTE_WAIT.checked_sub(since.elapsed()).filter(|_| !cancel.is_cancelled())?;
+            // A cancel is noticed now and then.
+            let left = left.min(Duration::from_millis(50));
+            state = self.state.1.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 
@@ -189,7 +197,7 @@ impl Zygotes {
                 Slot::Ready(ready) => ZygoteStatus {
                     state: "ready".to_owned(),
                     bytes: ready.bytes(),
-                    parked: ready.parked.len(),
+                    parked: ready.parked.0.len(),
                     forks: ready.zygote.forks.load(Ordering::Relaxed),
                     ..none
                 },
@@ -231,8 +239,14 @@ impl Zygotes {
 
     /// Has a zygote started by a thread of its own.
     fn start(&self, state: &mut State, key: &Key, launch: &Launch<'_>) -> Option<()> {
+        if state.slots.contains_key(key) {
+            return Some(());
+        }
         if state.slots.len() >= ZYGOTES_MAX {
-            forget_one(state);
+            state.slots.retain(|_, slot| !matches!(slot, Slot::Failed(_)));
+            if state.slots.len() >= ZYGOTES_MAX {
+                drop(forget_one(state));
+            }
         }
         let (confined, host) = match self.sandbox.confine_zygote(launch) {
             Ok(Some(confined)) => confined,
@@ -251,7 +265,7 @@ impl Zygotes {
             match started {
                 Ok(zygote) => {
                     let (zygote, used_at) = (Arc::new(zygote), Instant::now());
-                    let ready = Ready { zygote, parked: Vec::new(), uses: 0, used_at, project };
+                    let ready = Ready { zygote, parked: Parked::default(), uses: 0, used_at, project };
                     state.slots.insert(own, Slot::Ready(ready));
                 }
                 Err(Stillborn::Denied { module, why }) => {
@@ -286,39 +300,44 @@ impl Zygotes {
                 let failures = state.failures.entry(environment.clone()).or_insert(0);
                 *failures += 1;
                 let enough = *failures >= FORK_FAILURES_MAX;
-                drop(state.slots.remove(key));
+                let gone = state.slots.remove(key);
                 drop(state);
+                drop(gone);
                 if enough {
                     learn(&self.denied, &environment, EVERY_MODULE, "its zygotes do not fork");
                 }
             }
             Error::Refused(_) | Error::Launcher(_) => {
-                state.slots.insert(key.clone(), Slot::Failed(error.cause().to_string()));
+                let gone = state.slots.insert(key.clone(), Slot::Failed(error.cause().to_string()));
+                drop(state);
+                drop(gone);
             }
         }
     }
 
     fn wanted(&self, wanted: usize) -> Vec<(Key, Arc<Zygote>, PathBuf, usize)> {
         let mut state = self.lock();
-        let mut found = Vec::new();
+        let (mut found, mut gone) = (Vec::new(), Vec::new());
         for (key, slot) in &mut state.slots {
             let Slot::Ready(ready) = slot else { continue };
             // Those of a project as it was before it was changed will not be asked for.
-            let (keep, gone): (Vec<_>, Vec<_>) = ready.parked.drain(..).partition(|(project, _)| *project == ready.project);
-            ready.parked = keep;
-            gone.into_iter().for_each(|(_, parts)| parts.end());
-            let missing = wanted.saturating_sub(ready.parked.len());
+            let (keep, old): (Vec<_>, Vec<_>) = ready.parked.0.drain(..).partition(|(project, _)| *project == ready.project);
+            ready.parked.0 = keep;
+            gone.extend(old);
+            let missing = wanted.saturating_sub(ready.parked.0.len());
             if missing > 0 && ready.uses > 0 {
                 found.push((key.clone(), Arc::clone(&ready.zygote), ready.project.clone(), missing));
             }
         }
+        drop(state);
+        gone.into_iter().for_each(|(_, parts)| parts.end());
         found
     }
 
     fn park(&self, key: &Key, project: &Path, parts: Parts) {
         let mut state = self.lock();
         if let Some(Slot::Ready(ready)) = state.slots.get_mut(key) {
-            ready.parked.push((project.to_owned(), parts));
+            ready.parked.0.push((project.to_owned(), parts));
         } else {
             drop(state);
             parts.end();
@@ -329,11 +348,16 @@ impl Zygotes {
     fn make_room(&self) {
         let mut state = self.lock();
         let held = |state: &State| state.slots.values().map(Slot::bytes).sum::<u64>();
+        let mut gone = Vec::new();
         while held(&state) > self.bytes_max {
-            if !forget_one(&mut state) {
-                return;
+            match forget_one(&mut state) {
+                Some(one) => gone.push(one),
+                None => break,
             }
         }
+        drop(state);
+        // Their processes are waited for here, where nobody waits for us.
+        drop(gone);
     }
 }
 
@@ -343,9 +367,28 @@ impl std::fmt::Debug for Zygotes {
     }
 }
 
+/// Where a function may come from.
+enum Found {
+    Waiting(Parts),
+    Zygote(Arc<Zygote>, Key),
+}
+
 impl Ready {
+    /// Takes note of a function, and gives a child that waits for it.
+    fn take(&mut self, launch: &Launch<'_>) -> Option<Parts> {
+        self.uses += 1;
+        self.used_at = Instant::now();
+        launch.folder.clone_into(&mut self.project);
+        if !is_usual(&launch.limits) {
+            return None;
+        }
+        // One that was killed while it waited is passed over.
+        let fits = |(folder, parts): &(PathBuf, Parts)| folder == launch.folder && parts.lives();
+        self.parked.0.iter().position(fits).map(|index| self.parked.0.swap_remove(index).1)
+    }
+
     fn bytes(&self) -> u64 {
-        self.zygote.bytes + PARKED_BYTES * self.parked.len() as u64
+        self.zygote.bytes + PARKED_BYTES * self.parked.0.len() as u64
     }
 
     fn benefit(&self) -> f64 {
@@ -362,30 +405,36 @@ impl Slot {
     }
 }
 
-impl Drop for Ready {
+/// What was given up; its processes end when it is dropped.
+#[expect(dead_code, reason = "dropped")]
+enum Given {
+    Waiting(Parked),
+    Zygote(Slot),
+}
+
+/// Children that wait for a call, each for a project. They end when they are dropped.
+#[derive(Default)]
+struct Parked(Vec<(PathBuf, Parts)>);
+
+impl Drop for Parked {
     fn drop(&mut self) {
-        self.parked.drain(..).for_each(|(_, parts)| parts.end());
+        self.0.drain(..).for_each(|(_, parts)| parts.end());
     }
 }
 
-/// Gives up what saves least: children that wait before any zygote. `false`: there is nothing to give up.
-fn forget_one(state: &mut State) -> bool {
+/// Gives up what saves least: children that wait before any zygote. `None`: there is nothing to give up.
+fn forget_one(state: &mut State) -> Option<Given> {
     let ready = |(key, slot): (&Key, &Slot)| match slot {
-        Slot::Ready(ready) => Some((key.clone(), ready.benefit(), ready.parked.is_empty())),
+        Slot::Ready(ready) => Some((key.clone(), ready.benefit(), ready.parked.0.is_empty())),
         Slot::Starting | Slot::Failed(_) => None,
     };
     let all: Vec<(Key, f64, bool)> = state.slots.iter().filter_map(ready).collect();
-    let some_wait = all.iter().any(|(_, _, empty)| !empty);
-    let least = all.into_iter().filter(|(_, _, empty)| !some_wait || !empty).min_by(|a, b| a.1.total_cmp(&b.1));
-    match least {
-        Some((key, _, false)) => {
-            if let Some(Slot::Ready(ready)) = state.slots.get_mut(&key) {
-                ready.parked.drain(..).for_each(|(_, parts)| parts.end());
-            }
-            true
-        }
-        Some((key, _, true)) => state.slots.remove(&key).is_some(),
-        None => false,
+    let some_wait = all.iter().any(|(_, _, none_waits)| !none_waits);
+    let least = all.into_iter().filter(|(_, _, none_waits)| some_wait != *none_waits).min_by(|a, b| a.1.total_cmp(&b.1));
+    let (key, _, none_waits) = least?;
+    match state.slots.get_mut(&key) {
+        Some(Slot::Ready(ready)) if !none_waits => Some(Given::Waiting(std::mem::take(&mut ready.parked))),
+        _ => state.slots.remove(&key).map(Given::Zygote),
     }
 }
 
