@@ -57,7 +57,7 @@ def serve(channel: Channel, called: Callable[[], None] = lambda: None) -> NoRetu
     # Texts of user code may hold lone surrogates, which are no JSON.
     header = json.dumps(reply.header, ensure_ascii=False).encode("utf-8", "replace").decode()
     channel.send(header, reply.blobs, reply.fds)
-    _leave()
+    _leave(channel)
 
 
 class _Reply:
@@ -85,7 +85,7 @@ def _run(frame: Any, call: dict[str, Any], reply: _Reply) -> None:
     function = _load(work["project"], work["file"], work["function"])
     started = time.monotonic_ns()
     inputs = frame.inputs([(segment["id"], segment["length"]) for segment in call["segments"]])
-    arguments = _function_inputs.arguments(work["arguments"], call["inputs"], frame.blobs, inputs)
+    arguments, converted = _function_inputs.arguments(work["arguments"], call["inputs"], frame.blobs, inputs)
     received = time.monotonic_ns() - started
     if work["truth"]:
         reply.header = _truth(function, arguments, reply)
@@ -108,6 +108,7 @@ def _run(frame: Any, call: dict[str, Any], reply: _Reply) -> None:
         "copies": [{"reason": reason, "bytes": count} for reason, count in written.copies],
         "segments": written.segments,
         "times": {"received_ns": received, "returned_at_ns": returned_at},
+        "converted_bytes": converted,
         "preview": written.preview,
         "warnings": warnings,
     }
@@ -210,7 +211,7 @@ def _flush() -> None:
             pass
 
 
-def _leave() -> NoReturn:
+def _leave(channel: Channel) -> NoReturn:
     """Runs exit handlers, then leaves without tearing the interpreter down: nothing in it is needed any more."""
     import atexit
 
@@ -219,4 +220,4 @@ def _leave() -> NoReturn:
     except BaseException:
         pass
     _flush()
-    os._exit(0)
+    channel.leave()

@@ -29,7 +29,7 @@ pub use forebay_sandbox::{Launcher, ROLE as LAUNCHER_ROLE, serve as launch};
 pub use forebay_shm::arena::{Allocator, gives_huge_pages};
 pub use forebay_shm::monotonic_ns;
 pub use lines::Stream;
-pub use process::{Answer, FunctionProcess, Launch, NewSegment, ProcessLimits, Program};
+pub use process::{Answer, FunctionProcess, Launch, NewSegment, ProcessLimits, Program, Remains};
 pub use python::PythonRuntime;
 pub use zygote::installed;
 pub use zygotes::{ZygoteStatus, Zygotes, denied};

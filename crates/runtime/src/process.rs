@@ -1,15 +1,18 @@
 //! One function process, from start to the last trace of it, seen from the supervisor.
 //!
 //! ```text
-//! spawn ─▶ (waits for its call; may have imported already) ─▶ call ─▶ reply ─▶ exit ─▶ sandbox gone ─▶ trim, seal ─▶ Answer
+//! spawn ─▶ (waits for its call; may have imported already) ─▶ call ─▶ reply ─▶ lets go ─▶ trim, seal ─▶ Answer ─▶ kill ─▶ sandbox gone
 //!                                                              │ exit, signal, time limit, cancel
 //!                                                              └─▶ kill ─▶ sandbox gone ─▶ Failure
 //! ```
 //!
 //! Whoever calls [`FunctionProcess::call`] waits in one `poll` on both pipes, the reply and the exit; a second, short-lived
 //! thread does the blocking exchange on the channel, so that a child that stops in the middle of a frame cannot hold
-//! up its time limit. Invariants: what a function has started ends with it, as its sandbox does, and that is waited for;
-//! a segment is trimmed and sealed after the exit of the only processes that could write to it, or not published.
+//! up its time limit. A function that has replied makes its memory private and says so; its segments are sealed while it exits.
+//! The kernel refuses to seal what a process still maps for writing: then its exit is waited for.
+//!
+//! Invariants: what a function has started ends with it, as its sandbox does, and whoever holds its [`Remains`] waits for that; a
+//! segment is trimmed and sealed before anybody reads it, or not published.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -29,7 +32,7 @@ use rustix::io::Errno;
 use crate::cancel::CancelToken;
 use crate::confine::{Access, Confined, Refusal, Sandbox, Settings};
 use crate::error::{Failure, Memory, told};
-use crate::exchange::{Broken, Exchange, Line};
+use crate::exchange::{Broken, Exchange, Line, News};
 use crate::limits::{EXIT_GRACE, LAST_LINE_CHARS_MAX, LAST_LINES_MAX};
 use crate::lines::{Lines, Stream};
 use crate::zygotes::Zygotes;
@@ -107,7 +110,7 @@ pub(crate) struct Parts {
     pub stderr: File,
 }
 
-/// What a function gave back. Its process is gone.
+/// What a function gave back.
 #[derive(Debug)]
 pub struct Answer {
     /// Its reply, never `Failed`.
@@ -116,6 +119,15 @@ pub struct Answer {
     pub message: Option<Vec<u8>>,
     /// Its new segments, trimmed and sealed.
     pub segments: Vec<NewSegment>,
+}
+
+/// A function that has answered and may still be about to exit. Dropping it ends it, and waits until nothing of it is left.
+pub struct Remains(#[expect(dead_code, reason = "held to be dropped")] FunctionProcess);
+
+impl std::fmt::Debug for Remains {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("Remains")
+    }
 }
 
 /// A segment nobody can change any more.
@@ -194,14 +206,14 @@ impl FunctionProcess {
         Ok(Parts { confined, function, line, stdout, stderr })
     }
 
-    /// Makes its one call and waits until nothing of the process is left.
+    /// Makes its one call and waits for what it answers, or, if it fails, until nothing of the process is left.
     pub fn call(
         mut self,
         call: &Call,
         blobs: Vec<Arc<Vec<u8>>>,
         fds: Vec<Arc<OwnedFd>>,
         on_line: &mut dyn FnMut(Stream, &str),
-    ) -> Result<Answer, Failure> {
+    ) -> Result<(Answer, Remains), Failure> {
         let line = self.line.take().expect("a process is called once");
         let exchange = Exchange::start(line, call, blobs, fds).map_err(|source| self.start_failure(source))?;
         let mut last_lines = VecDeque::new();
@@ -210,7 +222,7 @@ impl FunctionProcess {
             on_line(stream, line);
         };
         let ended = self.watch(&exchange, &mut on_line);
-        let ending = self.finish();
+        let ending = if matches!(ended, Ended::LetGo) { None } else { self.finish() };
         self.stdout.drain(&mut on_line);
         self.stderr.drain(&mut on_line);
         self.last_lines = last_lines;
@@ -220,23 +232,23 @@ impl FunctionProcess {
                 Err(Failure::TimedOut { node: self.node.clone(), limit, last_lines: Vec::from(self.last_lines.clone()) })
             }
             (Ended::Failed(source), _) => Err(self.start_failure(source)),
-            (Ended::Exited, Ok(Some(frame))) => self.answer(frame),
-            (Ended::Exited, _) if self.cancel.is_cancelled() => Err(Failure::Cancelled { node: self.node.clone() }),
-            (Ended::Exited, Ok(None)) => Err(self.failure(ending)),
-            (Ended::Exited, Err(Broken::OutOfFiles(error))) => Err(self.start_failure(io::Error::other(error))),
-            (Ended::Exited, Err(Broken::Other(why))) if matches!(ending, Some(Ending::Ended { status: 0, .. })) => {
+            (Ended::Exited | Ended::LetGo, Ok(Some(frame))) => self.answer(frame),
+            (_, _) if self.cancel.is_cancelled() => Err(Failure::Cancelled { node: self.node.clone() }),
+            (_, Ok(None)) => Err(self.failure(ending)),
+            (_, Err(Broken::OutOfFiles(error))) => Err(self.start_failure(io::Error::other(error))),
+            (_, Err(Broken::Other(why))) if matches!(ending, Some(Ending::Ended { status: 0, .. })) => {
                 Err(Failure::Answer { node: self.node.clone(), why })
             }
-            (Ended::Exited, Err(_)) => Err(self.failure(ending)),
+            (_, Err(_)) => Err(self.failure(ending)),
         }
     }
 
-    /// Waits for the exit, passing on what is printed meanwhile.
+    /// Waits until it has answered and let go, or is gone, passing on what is printed meanwhile.
     fn watch(&mut self, exchange: &Exchange, on_line: &mut dyn FnMut(Stream, &str)) -> Ended {
         let mut deadline = self.limits.timeout.map(|limit| (Instant::now() + limit, Some(limit)));
-        let mut waiting_for_reply = true;
+        let (mut replied, mut over) = (false, false);
         loop {
-            let events = match self.wait(exchange.done(), waiting_for_reply, deadline.map(|(at, _)| at)) {
+            let events = match self.wait(exchange.done(), !over, deadline.map(|(at, _)| at)) {
                 Ok(events) => events,
                 Err(error) => return Ended::Failed(error),
             };
@@ -249,9 +261,13 @@ impl FunctionProcess {
             if events.exited {
                 return Ended::Exited;
             }
-            if events.replied && waiting_for_reply {
+            if events.news {
+                over = matches!(exchange.news(), News::Over);
+                if over && replied {
+                    return Ended::LetGo;
+                }
                 // Its time limit has been met; now it must only go.
-                waiting_for_reply = false;
+                replied = true;
                 deadline = Some((Instant::now() + EXIT_GRACE, None));
             }
             match deadline {
@@ -267,14 +283,14 @@ impl FunctionProcess {
         }
     }
 
-    fn wait(&self, done: BorrowedFd<'_>, for_reply: bool, until: Option<Instant>) -> io::Result<Events> {
+    fn wait(&self, done: BorrowedFd<'_>, for_news: bool, until: Option<Instant>) -> io::Result<Events> {
         let timeout = until.map(|until| until.saturating_duration_since(Instant::now()));
         let timeout = timeout.map(|left| Timespec::try_from(left).unwrap_or(Timespec { tv_sec: 86_400, tv_nsec: 0 }));
         let sources = [
             (true, self.function.pidfd()),
             (self.stdout.open, self.stdout.pipe.as_fd()),
             (self.stderr.open, self.stderr.pipe.as_fd()),
-            (for_reply, done),
+            (for_news, done),
         ];
         let wanted = sources.iter().filter(|(wanted, _)| *wanted);
         let mut fds: Vec<PollFd<'_>> = wanted.map(|(_, fd)| PollFd::from_borrowed_fd(*fd, PollFlags::IN)).collect();
@@ -286,9 +302,9 @@ impl FunctionProcess {
             }
         }
         let mut polled = fds.iter();
-        let [exited, stdout, stderr, replied] =
+        let [exited, stdout, stderr, news] =
             sources.map(|(wanted, _)| wanted && polled.next().is_some_and(|fd| !fd.revents().is_empty()));
-        Ok(Events { exited, stdout, stderr, replied })
+        Ok(Events { exited, stdout, stderr, news })
     }
 
     /// Waits until nothing is left of it, after killing what is still there.
@@ -303,10 +319,12 @@ impl FunctionProcess {
         self.function.ending()
     }
 
-    fn answer(&self, frame: forebay_shm::Frame) -> Result<Answer, Failure> {
-        let wrong = |why: String| Failure::Answer { node: self.node.clone(), why };
+    fn answer(mut self, frame: forebay_shm::Frame) -> Result<(Answer, Remains), Failure> {
+        let node = self.node.clone();
+        let wrong = |why: String| Failure::Answer { node: node.clone(), why };
         let reply: Reply = serde_json::from_slice(&frame.header).map_err(|error| wrong(error.to_string()))?;
         if let Reply::Failed { code, message, causes, hint, traceback, fault } = reply {
+            self.finish();
             let failure = told(code, message, causes, hint, traceback, &fault);
             return Err(failure.beside(self.out_of_memory()));
         }
@@ -319,11 +337,17 @@ impl FunctionProcess {
         let mut segments = Vec::with_capacity(named.len());
         for ((id, file), keep) in named.iter().zip(frame.fds).zip(blobs) {
             let keep = Keep::decode(&keep).ok_or_else(|| wrong("it does not say what to keep of a segment".into()))?;
-            forebay_shm::trim(&file, &keep).map_err(|error| wrong(format!("its segment could not be trimmed: {error}")))?;
-            forebay_shm::seal(&file).map_err(|error| wrong(format!("its segment could not be sealed: {error}")))?;
+            let publish = || forebay_shm::publish(&file, &keep).map_err(|error| wrong(format!("of its segment: {error}")));
+            if !publish()? {
+                // A process of it maps the segment for writing, and so has to go first.
+                self.finish();
+                if !publish()? {
+                    return Err(wrong("its segment could not be sealed".into()));
+                }
+            }
             segments.push(NewSegment { id: *id, length: keep.length, file: Arc::new(file) });
         }
-        Ok(Answer { reply, message, segments })
+        Ok((Answer { reply, message, segments }, Remains(self)))
     }
 
     /// What it used, if the kernel has killed a process of it for its memory.
@@ -365,6 +389,8 @@ impl Drop for FunctionProcess {
 
 enum Ended {
     Exited,
+    /// It has replied, and closed the channel.
+    LetGo,
     TimedOut(Duration),
     Failed(io::Error),
 }
@@ -373,7 +399,7 @@ struct Events {
     exited: bool,
     stdout: bool,
     stderr: bool,
-    replied: bool,
+    news: bool,
 }
 
 impl Program {
