@@ -19,7 +19,7 @@ STORED = '@forebay.model(materialization_strategy="REPLACE")\n'
 #: What a function knows of its process.
 SELF = STORED + """def out():
     import json, os, random, sys
-    status = dict(line.rstrip().split(":\\t", 1) for line in open("/proc/self/status") if ":\\t" in line)
+    status = dict(line.rstrip("\\n").split(":\\t", 1) for line in open("/proc/self/status") if ":\\t" in line)
     return [{
         "name": open("/proc/self/comm").read().strip(),
         "fds": json.dumps(sorted(os.readlink(f"/proc/self/fd/{fd}").split(":")[0] for fd in os.listdir("/proc/self/fd") if os.path.islink(f"/proc/self/fd/{fd}"))),
@@ -89,7 +89,8 @@ def test_functions_are_forked_and_confined_as_ever(lab: Lab) -> None:
 
 def test_numbers_are_drawn_anew_in_each_function(lab: Lab) -> None:
     draw = STORED + "def {0}():\n    import random\n    import numpy as np\n    return [{{'a': random.random(), 'b': float(np.random.rand())}}]\n"
-    both = lab.project("import numpy\n" + draw.format("one") + draw.format("two"))
+    with_numpy = "@forebay.python('3.11', pip={'numpy': ''})\n"
+    both = lab.project("import numpy\n" + with_numpy + draw.format("one") + with_numpy + draw.format("two"))
     lab.run(both).ok()
     lab.run(both).ok()
     one, two = lab.rows("SELECT * FROM one")[0], lab.rows("SELECT * FROM two")[0]
@@ -191,7 +192,7 @@ def test_another_project_or_another_limit_gets_nothing_that_was_meant_for_the_fi
 LIBRARIES = {
     "pandas": "import pandas as pd\n    total = int(pd.DataFrame({'k': [1, 1, 2] * 50000, 'v': range(150000)}).groupby('k')['v'].sum().sum())",
     "polars": "import polars as pl\n    frame = pl.DataFrame({'k': [1, 1, 2] * 50000, 'v': list(range(150000))})\n    total = int(frame.lazy().group_by('k').agg(pl.col('v').sum()).collect()['v'].sum())",
-    "duckdb": "import duckdb\n    total = int(duckdb.sql('SELECT sum(range) FROM range(150000)').fetchone()[0])",
+    "duckdb": "import duckdb\n    total = int(duckdb.sql('SELECT sum(range) FROM range(150000)').fetchall()[0][0])",
     "pyarrow": "import pyarrow as pa, pyarrow.compute as pc, pyarrow.dataset\n    table = pa.table({'k': [1, 1, 2] * 50000, 'v': list(range(150000))})\n    total = sum(table.group_by('k').aggregate([('v', 'sum')])['v_sum'].to_pylist())",
     "numpy": "import numpy as np\n    left = np.ones((400, 400))\n    total = int((left @ left).sum() / 400 / 400 / 400 * 11249925000)",
 }
@@ -238,6 +239,6 @@ def _ends(process: int) -> bool:
 
 
 def test_functions_with_the_network_are_started_afresh(lab: Lab) -> None:
-    lab.run(lab.project(STORED + "@forebay.python('3.11', internet_access=True)\ndef t():\n    return [{'name': open('/proc/self/comm').read().strip()}]\n")).ok()
+    lab.run(lab.project(STORED.replace(")", ", internet_access=True)") + "def t():\n    return [{'name': open('/proc/self/comm').read().strip()}]\n")).ok()
     [row] = lab.rows("SELECT name FROM t")
     assert row["name"] != "forebay-call" and lab.warm() == []

@@ -22,7 +22,7 @@ import time
 from importlib.machinery import PathFinder
 from typing import Any, Callable, NoReturn, Optional
 
-from . import _function
+from . import _function, _function_errors  # noqa: F401  (the second is needed when there may be no memory left to import it)
 from ._native import Channel, Door, set_name, start_arena
 
 #: Packages whose own threads, started by an import, do no harm in a child that has them no more: they start others when they

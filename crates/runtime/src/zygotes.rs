@@ -155,13 +155,15 @@ impl Zygotes {
                 warm: Vec::new(),
                 imports: key.modules.clone(),
             };
+            // What its functions are called with, whatever the settings are now.
+            let settings = Settings { read: key.read.clone(), write: key.write.clone(), ..settings.clone() };
             let launch = Launch {
                 node: "(waiting)",
                 program: &program,
                 folder: &project,
                 limits: ProcessLimits { threads: key.threads, ..ProcessLimits::default() },
                 sandbox: &self.sandbox,
-                settings,
+                settings: &settings,
                 access: &Access::default(),
                 zygotes: None,
             };
