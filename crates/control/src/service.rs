@@ -134,8 +134,8 @@ impl Service {
         }
         let service = Arc::clone(self);
         let work = move || {
-            if let (Some(worker), Ok(settings)) = (service.worker.get(), service.sandbox()) {
-                worker.rest(&settings);
+            if let Some(worker) = service.worker.get() {
+                worker.rest();
             }
         };
         // Without a thread the next functions are forked when they are called.

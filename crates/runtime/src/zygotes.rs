@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 use forebay_sandbox::Error;
 
 use crate::cancel::CancelToken;
-use crate::confine::{Access, Sandbox, Settings};
+use crate::confine::{Access, Mode, Sandbox, Settings};
 use crate::limits::{
     FORK_FAILURES_MAX, PARKED_BYTES, PARKED_MAX, ZYGOTE_MODULES_MAX, ZYGOTE_WAIT, ZYGOTES_BYTES_MAX, ZYGOTES_MAX,
     ZYGOTES_MEMORY_PERCENT,
@@ -37,6 +37,8 @@ struct Key {
     runtime: PathBuf,
     modules: Vec<String>,
     threads: Option<usize>,
+    /// A child that was made when less was enough is not for those who want everything.
+    strict: bool,
     /// The folder that the projects lie in.
     projects: PathBuf,
     read: Vec<PathBuf>,
@@ -147,7 +149,7 @@ impl Zygotes {
 
     /// Forks children ahead for the projects that were run last, and drops what there is no room for. To be called when the machine
     /// has time.
-    pub fn refill(&self, settings: &Settings, wanted: usize) {
+    pub fn refill(&self, wanted: usize) {
         for (key, zygote, project, missing) in self.wanted(wanted.min(PARKED_MAX)) {
             let program = Program::Python {
                 python: key.python.clone(),
@@ -156,7 +158,8 @@ impl Zygotes {
                 imports: key.modules.clone(),
             };
             // What its functions are called with, whatever the settings are now.
-            let settings = Settings { read: key.read.clone(), write: key.write.clone(), ..settings.clone() };
+            let mode = if key.strict { Mode::Strict } else { Mode::Auto };
+            let settings = Settings { mode, read: key.read.clone(), write: key.write.clone() };
             let launch = Launch {
                 node: "(waiting)",
                 program: &program,
@@ -215,7 +218,7 @@ impl Zygotes {
     /// What a zygote for this function would be; `None`: it cannot have one.
     fn key(&self, launch: &Launch<'_>) -> Option<Key> {
         let Program::Python { python, runtime, warm, imports } = launch.program else { return None };
-        if launch.access.internet {
+        if launch.access.internet || launch.settings.mode == Mode::Off {
             return None;
         }
         let denied = read(&self.denied).remove(&environment(python)).unwrap_or_default();
@@ -233,6 +236,7 @@ impl Zygotes {
             runtime: runtime.clone(),
             modules,
             threads: launch.limits.threads,
+            strict: launch.settings.mode == Mode::Strict,
             projects: launch.folder.parent()?.to_owned(),
             read: launch.settings.read.clone(),
             write: launch.settings.write.clone(),

@@ -180,8 +180,8 @@ impl Worker {
     }
 
     /// Gets functions ready ahead, for projects as they were run last: to be called when nothing runs.
-    pub fn rest(&self, settings: &SandboxSettings) {
-        self.zygotes.refill(settings, self.parallelism);
+    pub fn rest(&self) {
+        self.zygotes.refill(self.parallelism);
     }
 
     /// Warm interpreters, and what became of them.
