@@ -163,6 +163,7 @@ def out():
 
 def dispatch(lab: _lab.Lab, on_demand: bool) -> tuple[float, float]:
     """Milliseconds from the word that the function runs to the first instruction of its file, and to the first after `import pandas`.
+    The word takes its time to get here, so on a busy machine a child that waits can seem to be there before it.
     A function with a limit of its own is not one that waits, so it is forked on demand."""
     limit = '\n@forebay.resources(memory="2GiB")' if on_demand else ""
     text = PANDAS.format(python=_lab.PYTHON, limit=limit)
