@@ -233,11 +233,16 @@ class Lab:
         return self.json("daemon", "status")["pid"]
 
     def functions(self) -> list[int]:
-        """Processes below the daemon, but for the launcher, the parent of all functions, which stays, and for those that compile
-        byte code of new environments."""
+        """Processes below the daemon, but for those that stay (the launcher, zygotes, and their children that wait for a call), and
+        for those that compile byte code of new environments."""
         daemon = self.daemon()
         above = parents()
-        return [one for one in descendants(daemon) if not (above.get(one) == daemon and is_launcher(one) or "forebay-byte-code" in command_line(one))]
+        stays = lambda one: above.get(one) == daemon and is_launcher(one) or name(one) in STAYING  # noqa: E731
+        return [one for one in descendants(daemon) if not (stays(one) or "forebay-byte-code" in command_line(one))]
+
+    def warm(self) -> list[dict[str, Any]]:
+        """The daemon's warm interpreters."""
+        return self.json("daemon", "status")["zygotes"]
 
     def sandbox(self, **settings: Any) -> None:
         """Sets `[sandbox]` of the configuration: `mode`, `read`, `write`."""
@@ -317,6 +322,19 @@ def is_file(path: str, wanted: os.stat_result) -> bool:
     except OSError:
         return False
     return (file.st_dev, file.st_ino) == (wanted.st_dev, wanted.st_ino)
+
+
+#: Names of processes that belong to no run: zygotes and their first processes, the children of both until they are called, and
+#: the first processes of those children, which end with them.
+STAYING = ("forebay-nest", "forebay-zygote", "forebay-child")
+
+
+def name(process: int) -> str:
+    """What a process calls itself; empty if it has ended."""
+    try:
+        return Path(f"/proc/{process}/comm").read_text().strip()
+    except OSError:
+        return ""
 
 
 def is_launcher(process: int) -> bool:

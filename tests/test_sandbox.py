@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import CACHE, END_S, FOREBAY, ROOT, Lab, descendants, ends, node
+from conftest import CACHE, END_S, FOREBAY, ROOT, Lab, descendants, ends, is_launcher, node, parents
 
 STORED = '@forebay.model(materialization_strategy="REPLACE")\n'
 IS_ROOT = os.geteuid() == 0
@@ -507,7 +507,8 @@ def test_the_parent_of_all_functions_may_die(lab: Lab) -> None:
     project = lab.project(f"{STORED}def t():\n    {gate.code}\n    return {{'x': [1]}}\n")
     run = lab.start_run(project)
     gate.wait()
-    [launcher] = [process for process in descendants(lab.daemon()) if process not in lab.functions()]
+    daemon = lab.daemon()
+    [launcher] = [one for one in descendants(daemon) if parents().get(one) == daemon and is_launcher(one)]
     os.kill(launcher, 9)
     gate.open()
     run.wait().ok()

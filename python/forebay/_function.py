@@ -25,14 +25,25 @@ def main() -> NoReturn:
     """Runs one call and ends the process. Never returns: what the user's modules registered with `atexit` still runs."""
     die_with_parent()
     channel = Channel.from_stdin()
+    prepare()
+    _warm(os.environ.pop("FOREBAY_WARM", ""))
+    serve(channel)
+
+
+def prepare() -> None:
+    """What is the same for every call."""
     sys.dont_write_bytecode = True
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(line_buffering=True, errors="backslashreplace")  # type: ignore[union-attr]
-    _warm(os.environ.pop("FOREBAY_WARM", ""))
     _prepare()
+
+
+def serve(channel: Channel, called: Callable[[], None] = lambda: None) -> NoReturn:
+    """Takes one call, and ends the process."""
     frame = channel.receive()
     if frame is None:
         os._exit(0)
+    called()
     pid = os.getpid()
     reply = _Reply()
     try:

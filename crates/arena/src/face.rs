@@ -10,7 +10,7 @@ use crate::{pagemap, system};
 use std::sync::atomic::Ordering::Relaxed;
 
 /// Version of [`Face`]; a table of another version is not used.
-pub const VERSION: u32 = 4;
+pub const VERSION: u32 = 5;
 /// Name under which the preload library exports its table.
 pub const SYMBOL: &std::ffi::CStr = c"forebay_arena_face";
 
@@ -34,13 +34,21 @@ pub struct Face {
     descriptor: extern "C" fn(u32) -> i32,
     statistics: extern "C" fn(*mut Statistics),
     retire: extern "C" fn() -> i32,
+    start: extern "C" fn(usize) -> i32,
 }
 
 impl Face {
     /// The table of the arena that is linked in here. The preload library exports it as `forebay_arena_face`.
     #[must_use]
     pub const fn linked() -> Self {
-        Self { version: VERSION, find: c_find, descriptor: c_descriptor, statistics: c_statistics, retire: c_retire }
+        Self {
+            version: VERSION,
+            find: c_find,
+            descriptor: c_descriptor,
+            statistics: c_statistics,
+            retire: c_retire,
+            start: c_start,
+        }
     }
 }
 
@@ -89,6 +97,12 @@ impl Arena {
             // SAFETY: the function made this descriptor for us.
             file => Ok(unsafe { OwnedFd::from_raw_fd(file) }),
         }
+    }
+
+    /// Starts the arena with this limit in bytes, if it was not started when it was loaded: in a process that was forked from one
+    /// without. Whether it is started now.
+    pub fn start(&self, limit_bytes: usize) -> bool {
+        (self.0.start)(limit_bytes) != 0
     }
 
     /// What the arena did so far.
@@ -162,6 +176,10 @@ extern "C" fn c_descriptor(generation: u32) -> RawFd {
 
 extern "C" fn c_retire() -> i32 {
     i32::from(crate::fork::retire())
+}
+
+extern "C" fn c_start(limit_bytes: usize) -> i32 {
+    i32::from(crate::start(&crate::Settings::within(limit_bytes)))
 }
 
 extern "C" fn c_statistics(into: *mut Statistics) {

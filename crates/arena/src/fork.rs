@@ -57,6 +57,9 @@ pub fn install() {
 
 /// Before a fork. Ends the process if memory cannot be made private: to go on would let parent and child write into each other.
 pub extern "C" fn prepare() {
+    if !crate::is_started() {
+        return;
+    }
     system::keeping_errno(|| {
         // SAFETY: all locks are held.
         if !space::acquire_all() || !unsafe { freeze() } {
@@ -67,11 +70,17 @@ pub extern "C" fn prepare() {
 
 /// After a fork, in the parent.
 pub extern "C" fn parent() {
+    if !crate::is_started() {
+        return;
+    }
     system::keeping_errno(space::release_all);
 }
 
 /// After a fork, in the child.
 pub extern "C" fn child() {
+    if !crate::is_started() {
+        return;
+    }
     system::keeping_errno(|| {
         for (_, generation) in space::generations().filter(|(_, generation)| generation.state() != State::Empty) {
             generation.close();
@@ -98,6 +107,9 @@ pub extern "C" fn child() {
 /// Tries to make the current generation private before `fork` is called, which then finds it done.
 /// `false`: there is no memory for it, or a signal handler asks in the middle of our work; the caller had better not fork.
 pub fn can_fork() -> bool {
+    if !crate::is_started() {
+        return true;
+    }
     system::keeping_errno(|| {
         if !space::acquire_all() {
             return false;

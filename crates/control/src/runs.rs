@@ -69,6 +69,7 @@ pub(crate) fn run_job(session: &Session<'_>, run: &api::Run, secrets: Secrets, j
     let value = serde_json::to_value(&result).expect("a result is JSON");
     // Only now may others see the end.
     job.finish(&result.status, result.error.clone(), Some(value));
+    session.service.rest();
     result
 }
 

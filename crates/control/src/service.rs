@@ -44,6 +44,17 @@ pub(crate) struct Lake {
     pub(crate) tables_root: String,
 }
 
+fn zygote(status: forebay_worker::ZygoteStatus) -> api::Zygote {
+    api::Zygote {
+        environment: status.environment,
+        modules: status.modules,
+        state: status.state,
+        bytes: status.bytes,
+        waiting: status.parked as u64,
+        forks: status.forks,
+    }
+}
+
 /// One request's surroundings.
 pub(crate) struct Session<'a> {
     pub(crate) service: &'a Arc<Service>,
@@ -127,7 +138,23 @@ impl Service {
             home: self.home.root().unwrap_or(self.home.state_dir()).display().to_string(),
             started_at: self.started_at.clone(),
             running_jobs: self.running_jobs() as u64,
+            zygotes: self.worker.get().map(Worker::zygotes).unwrap_or_default().into_iter().map(zygote).collect(),
         }
+    }
+
+    /// When nothing runs, functions are got ready for what ran last; in a thread of its own, so that nobody waits for it.
+    pub(crate) fn rest(self: &Arc<Self>) {
+        if self.running_jobs() > 0 {
+            return;
+        }
+        let service = Arc::clone(self);
+        let work = move || {
+            if let Some(worker) = service.worker.get() {
+                worker.rest();
+            }
+        };
+        // Without a thread the next functions are forked when they are called.
+        let _ = std::thread::Builder::new().name("rest".to_owned()).spawn(work);
     }
 
     /// The lake at a URI, opened once.

@@ -22,6 +22,7 @@ mod document;
 mod environment;
 mod errors;
 mod filters;
+mod imported;
 mod layout;
 mod literal;
 pub mod logical;
@@ -39,6 +40,7 @@ mod text;
 
 pub use build::physical;
 pub use dictionary_functions::tidy_dictionary;
+pub use imported::imported;
 pub use layout::dictionary_type;
 pub use logical::{LogicalPlan, logical, query};
 pub use physical::PhysicalPlan;

@@ -5,7 +5,8 @@
 //! `forebay_arena_face` is the table by which `forebay_arena::of_process` finds the arena in here.
 //!
 //! Environment, read once when the library is loaded, in bytes, each optional: `FOREBAY_ARENA_LIMIT` (memory that the arena
-//! may hold); `FOREBAY_ARENA_MIN` and `FOREBAY_ARENA_KEEP` (for tests and benchmarks). They and `LD_PRELOAD` are then removed,
+//! may hold); `FOREBAY_ARENA_MIN` and `FOREBAY_ARENA_KEEP` (for tests and benchmarks); with `FOREBAY_ARENA_LATER=1` the arena
+//! is not started before somebody asks (`Face`): a zygote has none, each child of it its own. They and `LD_PRELOAD` are then removed,
 //! so that programs which this one starts run without; children made by fork keep the arena.
 //!
 //! Invariants: nothing here allocates or panics; it works before libc is initialised (everything passes through then).
@@ -37,18 +38,21 @@ unsafe extern "C" fn loaded(_count: c_int, _arguments: *mut *mut c_char, environ
     heap::find_real();
     process::find_real();
     // SAFETY: the linker passes the environment of the process, which nobody else uses yet.
-    let settings = unsafe { read_settings(environment) };
-    forebay_arena::start(&settings);
+    let (settings, later) = unsafe { read_settings(environment) };
+    if !later {
+        forebay_arena::start(&settings);
+    }
 }
 
 /// Reads our variables, and takes them and `LD_PRELOAD` out of the list. The list itself is changed, because programs such as
 /// bash bring an `unsetenv` of their own that does not work yet.
-unsafe fn read_settings(environment: *mut *mut c_char) -> Settings {
+unsafe fn read_settings(environment: *mut *mut c_char) -> (Settings, bool) {
     let mut limit = None;
     let mut min = None;
     let mut keep = None;
+    let mut later = None;
     if environment.is_null() {
-        return Settings::default();
+        return (Settings::default(), false);
     }
     let (mut from, mut to) = (environment, environment);
     // SAFETY: the list ends with a null pointer, its strings with a null byte; `to` never passes `from`.
@@ -56,7 +60,9 @@ unsafe fn read_settings(environment: *mut *mut c_char) -> Settings {
         while !(*from).is_null() {
             let variable = CStr::from_ptr(*from).to_bytes();
             let mut ours = variable.starts_with(b"LD_PRELOAD=");
-            for (name, value) in [(&b"LIMIT="[..], &mut limit), (b"MIN=", &mut min), (b"KEEP=", &mut keep)] {
+            for (name, value) in
+                [(&b"LIMIT="[..], &mut limit), (b"MIN=", &mut min), (b"KEEP=", &mut keep), (b"LATER=", &mut later)]
+            {
                 if let Some(text) = variable.strip_prefix(b"FOREBAY_ARENA_").and_then(|rest| rest.strip_prefix(name)) {
                     *value = bytes(text);
                     ours = true;
@@ -71,7 +77,8 @@ unsafe fn read_settings(environment: *mut *mut c_char) -> Settings {
         *to = std::ptr::null_mut();
     }
     let usual = Settings::within(limit.unwrap_or(usize::MAX));
-    Settings { min_bytes: min.unwrap_or(usual.min_bytes), keep_bytes: keep.unwrap_or(usual.keep_bytes), ..usual }
+    let settings = Settings { min_bytes: min.unwrap_or(usual.min_bytes), keep_bytes: keep.unwrap_or(usual.keep_bytes), ..usual };
+    (settings, later.is_some_and(|later| later > 0))
 }
 
 /// A number in decimal digits; `None` if it is none.

@@ -5,6 +5,7 @@
 //! Frame     header (JSON text), blobs, inputs(segments) -> Inputs, table(blob, segments) -> Table
 //! Inputs    table(message, columns, views) -> Table       Table: the Arrow PyCapsule interface, zero-copy
 //! Output    write(anything with the Arrow PyCapsule interface) -> Written: message, descriptor, counts
+//! Door      a zygote's line to its supervisor: hear(), say(text), serve() -> text in each child; start_arena(limit)
 //! Stream    an Arrow C stream at an address, for libraries older than that interface
 //! ```
 //!
@@ -20,6 +21,7 @@ mod channel;
 mod error;
 mod output;
 mod table;
+mod zygote;
 
 use pyo3::prelude::*;
 
@@ -34,6 +36,9 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("Error", module.py().get_type::<error::Error>())?;
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     module.add_function(wrap_pyfunction!(die_with_parent, module)?)?;
+    module.add_function(wrap_pyfunction!(zygote::start_arena, module)?)?;
+    module.add_function(wrap_pyfunction!(zygote::set_name, module)?)?;
+    module.add_class::<zygote::Door>()?;
     module.add_class::<channel::Channel>()?;
     module.add_class::<channel::Frame>()?;
     module.add_class::<table::Inputs>()?;

@@ -18,10 +18,10 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 
 use forebay_sandbox::group::{Group, Groups};
 use forebay_sandbox::limits::{PROCESSES_MAX, TMP_BYTES_MAX};
-use forebay_sandbox::{Command, Feature, Host, Identity, Launcher, Order, Policy, host, plan, resource};
+use forebay_sandbox::{Command, Feature, Host, Identity, Launcher, Order, Policy, Role, host, nest, plan, resource};
 
-use crate::limits::{FUNCTION_MEMORY_PERCENT, WORKER_MEMORY_PERCENT};
-use crate::process::{Launch, Program};
+use crate::limits::{FUNCTION_MEMORY_PERCENT, WORKER_MEMORY_PERCENT, ZYGOTE_MEMORY_PERCENT};
+use crate::process::{BOOTSTRAP, Launch, Program, ZYGOTE_BOOTSTRAP};
 
 /// Variables that a function with the network has of the background process, in capital and small letters.
 const PROXIES: [&str; 4] = ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"];
@@ -92,6 +92,7 @@ pub(crate) struct Interpreter {
 }
 
 /// An order for the launcher, and what must live as long as the function.
+#[derive(Debug)]
 pub(crate) struct Confined {
     pub order: Order,
     pub group: Option<Group>,
@@ -166,8 +167,9 @@ impl Sandbox {
         Ok(missing)
     }
 
-    /// What it takes to start this program confined.
-    pub(crate) fn confine(&self, launch: &Launch<'_>) -> Result<Confined, Refusal> {
+    /// What it takes to start this program confined: afresh, or as a child of a zygote from where the host looks as it does
+    /// `within`.
+    pub(crate) fn confine(&self, launch: &Launch<'_>, within: Option<&Host>) -> Result<Confined, Refusal> {
         let system = Refusal::System;
         let settings = launch.settings;
         let mut host = self.host().map_err(system)?.clone();
@@ -198,10 +200,39 @@ impl Sandbox {
             limits.push((resource::PROCESSES, PROCESSES_MAX));
         }
         let number = self.next_number();
-        let groups = group.as_ref().map(Group::doors).unwrap_or_default();
-        let command = command(launch, scratch.as_ref().map(tempfile::TempDir::path)).map_err(system)?;
-        let order = Order { plan: plan(&policy, &host, number), groups, limits, command: Some(command) };
+        let order = if let Some(within) = within {
+            Order { plan: plan(&policy, within, number), groups: vec![], limits, command: None, role: Role::Child }
+        } else {
+            let groups = group.as_ref().map(Group::doors).unwrap_or_default();
+            let command = command(launch, scratch.as_ref().map(tempfile::TempDir::path)).map_err(system)?;
+            Order { plan: plan(&policy, &host, number), groups, limits, command: Some(command), role: Role::Function }
+        };
         Ok(Confined { order, group, memory_bytes, scratch })
+    }
+
+    /// What it takes to start a zygote for functions as this one, and how its host looks to its children; `None`: there is none
+    /// for it on this host, or with these settings. It serves all projects in the folder that this one's lies in.
+    pub(crate) fn confine_zygote(&self, launch: &Launch<'_>) -> io::Result<Option<(Confined, Host)>> {
+        let host = self.host()?;
+        if launch.settings.mode == Mode::Off || launch.access.internet {
+            return Ok(None);
+        }
+        let Some(projects) = launch.folder.parent() else { return Ok(None) };
+        let memory_bytes = share(ZYGOTE_MEMORY_PERCENT);
+        let mut policy = self.policy(launch, host, memory_bytes)?;
+        policy.read.retain(|path| path != launch.folder);
+        let number = self.number.fetch_add(1, Ordering::Relaxed);
+        let Some(nest) = nest(&policy, host, number, projects) else { return Ok(None) };
+        if host.uid == 0 {
+            // Children look their project up as the users they are. The folder lies in a private one.
+            readable(projects)?;
+        }
+        let group = self.groups().as_ref().ok().map(|groups| groups.create(Some(memory_bytes), PROCESSES_MAX)).transpose()?;
+        let groups = group.as_ref().map(Group::doors).unwrap_or_default();
+        let command = Some(zygote_command(launch)?);
+        let role = Role::Zygote { inside: nest.inside };
+        let order = Order { plan: nest.plan, groups, limits: vec![(resource::CORE, 0)], command, role };
+        Ok(Some((Confined { order, group, memory_bytes, scratch: None }, nest.host)))
     }
 
     fn policy(&self, launch: &Launch<'_>, host: &Host, memory_bytes: u64) -> io::Result<Policy> {
@@ -343,6 +374,21 @@ fn command(launch: &Launch<'_>, scratch: Option<&Path>) -> io::Result<Command> {
         },
         program,
     })
+}
+
+/// As [`command`], for a zygote: it knows neither the project nor the limits of one function, and has no arena of its own.
+fn zygote_command(launch: &Launch<'_>) -> io::Result<Command> {
+    let mut command = command(launch, None)?;
+    let one_call = ["FOREBAY_ARENA_LIMIT", "FOREBAY_WARM"];
+    command.environment.retain(|(name, _)| !one_call.contains(&name.as_str()));
+    command.environment.push(("FOREBAY_ARENA_LATER".into(), "1".into()));
+    for argument in &mut command.arguments {
+        if argument == BOOTSTRAP {
+            ZYGOTE_BOOTSTRAP.clone_into(argument);
+        }
+    }
+    "/".clone_into(&mut command.folder);
+    Ok(command)
 }
 
 #[cfg(test)]

@@ -20,6 +20,8 @@ mod lines;
 mod process;
 mod python;
 mod sql;
+mod zygote;
+mod zygotes;
 
 pub use builds::Builds;
 pub use cancel::CancelToken;
@@ -31,3 +33,5 @@ pub use forebay_shm::monotonic_ns;
 pub use lines::Stream;
 pub use process::{Answer, FunctionProcess, Launch, NewSegment, ProcessLimits, Program, Remains};
 pub use python::PythonRuntime;
+pub use zygote::installed;
+pub use zygotes::{ZygoteStatus, Zygotes, denied};

@@ -61,5 +61,38 @@ pub const LAST_LINE_CHARS_MAX: usize = 200;
 /// Of the machine's memory: what all functions together may use, in percent. The rest is the daemon's, and others'.
 pub const WORKER_MEMORY_PERCENT: u64 = 90;
 
+/// Of the machine's memory: what one zygote may use while it imports, in percent.
+pub const ZYGOTE_MEMORY_PERCENT: u64 = 25;
+
+/// Of the machine's memory: what zygotes and children that wait may hold together, in percent.
+pub const ZYGOTES_MEMORY_PERCENT: u64 = 5;
+
+/// Bytes that they may hold together on a machine with much memory.
+pub const ZYGOTES_BYTES_MAX: u64 = 1 << 30;
+
+/// Bytes that a child holds while it waits: what it has copied of its zygote, and its sandbox.
+pub const PARKED_BYTES: u64 = 8 << 20;
+
+/// Children of one zygote that wait for a call.
+pub const PARKED_MAX: usize = 4;
+
+/// Zygotes at a time.
+pub const ZYGOTES_MAX: usize = 32;
+
+/// Time that a function waits for a zygote that is still importing, before it is started afresh.
+pub const ZYGOTE_WAIT: Duration = Duration::from_secs(3);
+
+/// Time that one import in a zygote may take, before its module is given up for good.
+pub const IMPORT_PATIENCE: Duration = Duration::from_secs(60);
+
+/// Time that a zygote may take to fork, before it is given up.
+pub const FORK_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Forks of zygotes of one environment that may fail before there are no more of them for it.
+pub const FORK_FAILURES_MAX: u32 = 2;
+
+/// Modules that one zygote imports.
+pub const ZYGOTE_MODULES_MAX: usize = 100;
+
 /// Of the machine's memory: what one function may use that declares nothing, in percent.
 pub const FUNCTION_MEMORY_PERCENT: u64 = 80;

@@ -36,10 +36,15 @@ use crate::error::{Failure, Memory, told};
 use crate::exchange::{Broken, Exchange, Line, News};
 use crate::limits::{EXIT_GRACE, LAST_LINE_CHARS_MAX, LAST_LINES_MAX, STARVED_LOOK, STARVED_LOOKS_MAX};
 use crate::lines::{Lines, Stream};
+use crate::zygotes::Zygotes;
 
 /// Starts a Python function: `argv[1]` is the folder that holds the package `forebay`.
-const BOOTSTRAP: &str =
+pub(crate) const BOOTSTRAP: &str =
     "import sys; sys.path.insert(0, sys.argv[1]); del sys.argv[1:]; from forebay._function import main; main()";
+
+/// Starts a zygote, with the same argument.
+pub(crate) const ZYGOTE_BOOTSTRAP: &str =
+    "import sys; sys.path.insert(0, sys.argv[1]); del sys.argv[1:]; from forebay._zygote import main; main()";
 
 /// The allocator of Python functions, in the folder that holds the package.
 const PRELOAD: &str = "forebay/preload.so";
@@ -60,6 +65,8 @@ pub enum Program {
         runtime: PathBuf,
         /// Packages to import while it waits for its call.
         warm: Vec<String>,
+        /// Modules that the project's functions in this environment import.
+        imports: Vec<String>,
     },
 }
 
@@ -91,6 +98,17 @@ pub struct Launch<'a> {
     pub settings: &'a Settings,
     /// What it may use.
     pub access: &'a Access,
+    /// Warm interpreters to fork it from; `None`: it is started afresh.
+    pub zygotes: Option<&'a Zygotes>,
+}
+
+/// A process that runs, and its lines to here.
+pub(crate) struct Parts {
+    pub confined: Confined,
+    pub function: Sandboxed,
+    pub line: Line,
+    pub stdout: File,
+    pub stderr: File,
 }
 
 /// What a function gave back.
@@ -155,18 +173,9 @@ impl FunctionProcess {
         if cancel.is_cancelled() {
             return Err(Failure::Cancelled { node: node() });
         }
-        let confined = launch.sandbox.confine(launch).map_err(|refusal| match refusal {
-            Refusal::Strict(missing) => Failure::Strict { node: node(), missing },
-            Refusal::System(error) => failed(error),
-        })?;
-        let (line, theirs) = Line::pair().map_err(failed)?;
-        let (stdout, child_stdout) = pipe().map_err(failed)?;
-        let (stderr, child_stderr) = pipe().map_err(failed)?;
-        let standard = [theirs.as_fd(), child_stdout.as_fd(), child_stderr.as_fd()];
-        let function = launch.sandbox.launcher().start(&confined.order, standard).map_err(|error| match error {
-            forebay_sandbox::Error::Refused(refusal) if refusal.feature.is_some() => Failure::sandbox(node(), refusal),
-            error => failed(error.cause()),
-        })?;
+        let forked = launch.zygotes.and_then(|zygotes| zygotes.function(launch, cancel));
+        let parts = forked.map_or_else(|| Self::start(launch, &failed), Ok)?;
+        let Parts { confined, function, line, stdout, stderr } = parts;
         let killer = Arc::new(function.killer().map_err(failed)?);
         let starved = confined.group.as_ref().and_then(|group| {
             let event = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).ok()?;
@@ -189,6 +198,23 @@ impl FunctionProcess {
             looks_left: 0,
             ended: false,
         })
+    }
+
+    /// A process of its own from the beginning.
+    fn start(launch: &Launch<'_>, failed: &dyn Fn(io::Error) -> Failure) -> Result<Parts, Failure> {
+        let node = || launch.node.to_owned();
+        let confined = launch.sandbox.confine(launch, None).map_err(|refusal| match refusal {
+            Refusal::Strict(missing) => Failure::Strict { node: node(), missing },
+            Refusal::System(error) => failed(error),
+        })?;
+        let (ours, theirs) = lines().map_err(failed)?;
+        let standard = [theirs[0].as_fd(), theirs[1].as_fd(), theirs[2].as_fd()];
+        let function = launch.sandbox.launcher().start(&confined.order, standard).map_err(|error| match error {
+            forebay_sandbox::Error::Refused(refusal) if refusal.feature.is_some() => Failure::sandbox(node(), refusal),
+            error => failed(error.cause()),
+        })?;
+        let (line, stdout, stderr) = ours;
+        Ok(Parts { confined, function, line, stdout, stderr })
     }
 
     /// Makes its one call and waits for what it answers, or, if it fails, until nothing of the process is left.
@@ -426,7 +452,7 @@ impl Program {
     pub(crate) fn command(&self, scratch: Option<&Path>) -> (PathBuf, Vec<PathBuf>, Vec<(String, String)>) {
         let variable = |name: &str, value: String| (name.to_owned(), value);
         let zone = std::env::var("TZ").ok().map(|zone| variable("TZ", zone));
-        let Self::Python { python, runtime, warm } = self else {
+        let Self::Python { python, runtime, warm, .. } = self else {
             let Self::System { binary } = self else { unreachable!("there are two kinds of program") };
             let inherited = ["FOREBAY_LOG", "RUST_BACKTRACE"];
             let inherited = inherited.iter().filter_map(|name| Some(variable(name, std::env::var(name).ok()?)));
@@ -467,6 +493,14 @@ fn remember(last_lines: &mut VecDeque<String>, line: &str) {
         last_lines.pop_front();
     }
     last_lines.push_back(line.chars().take(LAST_LINE_CHARS_MAX).collect());
+}
+
+/// Our ends of a function's lines, and the function's: its standard input, output and error.
+pub(crate) fn lines() -> io::Result<((Line, File, File), [OwnedFd; 3])> {
+    let (line, theirs) = Line::pair()?;
+    let (stdout, child_stdout) = pipe()?;
+    let (stderr, child_stderr) = pipe()?;
+    Ok(((line, stdout, stderr), [theirs, child_stdout, child_stderr]))
 }
 
 /// A pipe whose reading end does not block.

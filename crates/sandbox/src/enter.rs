@@ -34,7 +34,7 @@ pub struct Refused {
     pub error: io::Error,
 }
 
-/// Takes all steps, in order.
+/// Takes all steps, in order, in the process that enters the sandbox.
 ///
 /// # Errors
 /// The first that is refused. The process is then neither outside nor inside and should end.
@@ -92,7 +92,13 @@ fn take(step: &Step, sources: &mut Sources) -> io::Result<()> {
         }
         Step::Drop => sys::drop_rights(),
         Step::Landlock { version, read, write } => landlock(*version, read, write),
-        Step::Calls { no_sockets } => sys::filter_calls(&filter::program(*no_sockets)),
+        Step::Scopes => sys::landlock_obey(&sys::landlock_rules(0, SCOPES)?),
+        Step::Forget(paths) => paths.iter().try_for_each(|path| match sys::let_go(path) {
+            // It lies in a part that is there anyway.
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Ok(()),
+            result => result,
+        }),
+        Step::Calls { no_sockets, joins } => sys::filter_calls(&filter::program(*no_sockets, *joins)),
     }
 }
 

@@ -13,6 +13,9 @@ pub enum Error {
     /// The launcher cannot be started or does not answer.
     #[error("could not reach the launcher")]
     Launcher(#[source] io::Error),
+    /// A zygote did not bring forth what it should, or not in time.
+    #[error("could not fork a zygote")]
+    Zygote(#[source] io::Error),
 }
 
 impl Error {
@@ -21,7 +24,7 @@ impl Error {
     pub fn cause(&self) -> io::Error {
         match self {
             Self::Refused(refusal) => io::Error::from_raw_os_error(refusal.errno),
-            Self::Launcher(error) => {
+            Self::Launcher(error) | Self::Zygote(error) => {
                 error.raw_os_error().map_or_else(|| io::Error::other(error.to_string()), io::Error::from_raw_os_error)
             }
         }

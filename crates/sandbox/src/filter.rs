@@ -142,12 +142,12 @@ const REFUSED_HERE: &[libc::c_long] = &[
 #[cfg(target_arch = "aarch64")]
 const REFUSED_HERE: &[libc::c_long] = &[];
 
-/// The filter. With `no_sockets` no socket can be opened at all, except pairs.
+/// The filter. With `no_sockets` no socket can be opened at all, except pairs; with `joins` a namespace may be joined.
 #[must_use]
-pub fn program(no_sockets: bool) -> Vec<Instruction> {
+pub fn program(no_sockets: bool, joins: bool) -> Vec<Instruction> {
     let mut program =
         vec![load(ARCHITECTURE), when(IS, OURS, 1, 0), end(KILL), load(NUMBER), when(AT_LEAST, X32, 0, 1), end(KILL)];
-    for &call in REFUSED.iter().chain(REFUSED_HERE) {
+    for &call in REFUSED.iter().chain(REFUSED_HERE).filter(|call| !joins || **call != libc::SYS_setns) {
         program.extend([when(IS, number(call), 0, 1), end(refuse(libc::EPERM))]);
     }
     program.extend([when(IS, number(libc::SYS_clone3), 0, 1), end(refuse(libc::ENOSYS))]);
@@ -228,7 +228,7 @@ mod tests {
     }
 
     fn ours(no_sockets: bool, call: libc::c_long, arguments: [u64; 2]) -> u32 {
-        answer(&program(no_sockets), OURS, number(call), arguments)
+        answer(&program(no_sockets, false), OURS, number(call), arguments)
     }
 
     #[test]
@@ -242,8 +242,8 @@ mod tests {
             assert_eq!(ours(true, call, [0, 0]), ALLOW, "{call}");
         }
         assert_eq!(ours(false, libc::SYS_clone3, [0, 0]), refuse(libc::ENOSYS));
-        assert_eq!(answer(&program(false), 0x4000_0003, number(libc::SYS_read), [0, 0]), KILL, "32 bits");
-        assert_eq!(answer(&program(false), OURS, X32 + 1, [0, 0]), KILL);
+        assert_eq!(answer(&program(false, false), 0x4000_0003, number(libc::SYS_read), [0, 0]), KILL, "32 bits");
+        assert_eq!(answer(&program(false, false), OURS, X32 + 1, [0, 0]), KILL);
     }
 
     #[test]
@@ -265,9 +265,17 @@ mod tests {
     }
 
     #[test]
+    fn a_zygote_may_join_and_nothing_else() {
+        for &call in REFUSED.iter().chain(REFUSED_HERE) {
+            let expected = if call == libc::SYS_setns { ALLOW } else { refuse(libc::EPERM) };
+            assert_eq!(answer(&program(false, true), OURS, number(call), [0, 0]), expected, "{call}");
+        }
+    }
+
+    #[test]
     fn jumps_stay_inside_and_the_end_is_an_answer() {
         for no_sockets in [false, true] {
-            let program = program(no_sockets);
+            let program = program(no_sockets, false);
             assert!(program.len() < 4096);
             for (at, instruction) in program.iter().enumerate() {
                 assert!(at + usize::from(instruction.yes.max(instruction.no)) + 1 <= program.len());

@@ -148,6 +148,17 @@ impl Group {
         folders.into_iter().map(|folder| folder.join("cgroup.procs")).collect()
     }
 
+    /// Takes a process in, by its descriptor. What it holds already stays where it was counted.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn admit(&self, pidfd: BorrowedFd<'_>) -> io::Result<()> {
+        let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd()))?;
+        let process = info.lines().find_map(|line| line.strip_prefix("Pid:")).map(str::trim).unwrap_or_default();
+        // -1: it has ended.
+        self.doors().iter().filter(|_| process != "-1").try_for_each(|door| fs::write(door, process))
+    }
+
     /// The most memory that was in use at a time, in bytes.
     #[must_use]
     pub fn peak_bytes(&self) -> Option<u64> {

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use crate::error::Error;
 use crate::launcher::Launcher;
 use crate::limits::{PROBES_MAX, TMP_BYTES_MAX};
-use crate::order::{Ending, Order};
+use crate::order::{Ending, Order, Role};
 use crate::policy::{Feature, Host, Identity, Policy};
 use crate::{plan, sys};
 
@@ -80,7 +80,7 @@ pub fn probe(launcher: &Launcher, mut host: Host) -> Result<Host, Error> {
     };
     let null = std::fs::File::options().read(true).write(true).open("/dev/null").map_err(Error::Launcher)?;
     for _ in 0..PROBES_MAX {
-        let order = Order { plan: plan(&policy, &host, 0), groups: vec![], limits: vec![], command: None };
+        let order = Order { plan: plan(&policy, &host, 0), groups: vec![], limits: vec![], command: None, role: Role::Function };
         let refusal = match launcher.start(&order, [null.as_fd(); 3]) {
             Ok(mut function) => {
                 sys::wait_readable([function.pidfd()]).map_err(Error::Launcher)?;

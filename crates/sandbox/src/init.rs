@@ -6,6 +6,7 @@
 //!                                                                     └─▶ tell, exit: the kernel kills all others
 //! ```
 //!
+//! The first process of a zygote goes on in `nest`, that of a zygote's child in `child`.
 //! Where it has no process ids of its own it is no more than the parent of all: it then kills what is below it, one by one.
 //! Invariant: it executes nothing of the function's, holds none of its descriptors, and cannot be looked into.
 
@@ -15,11 +16,11 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::Path;
 
 use crate::enter::{Refused, enter};
-use crate::order::{Command, Ending, Order, Refusal};
-use crate::sys;
+use crate::order::{Command, Ending, Order, Refusal, Role};
+use crate::{child, nest, sys};
 
 /// Descriptors from here on are the first process's own.
-const OWN_DESCRIPTORS: i32 = 64;
+pub const OWN_DESCRIPTORS: i32 = 64;
 
 /// What the launcher hands over.
 pub struct Given {
@@ -43,11 +44,18 @@ pub fn run(given: Given) -> ! {
     sys::exit(1)
 }
 
-fn tell(told: OwnedFd, ending: &Ending) {
+pub fn tell(told: OwnedFd, ending: &Ending) {
     let mut line = serde_json::to_vec(ending).unwrap_or_default();
     line.push(b'\n');
     // A supervisor that has gone needs no word.
     let _ = std::fs::File::from(told).write_all(&line);
+}
+
+/// As [`tell`], by who keeps the descriptor.
+pub fn tell_again(told: &OwnedFd, ending: &Ending) {
+    if let Ok(told) = told.try_clone() {
+        tell(told, ending);
+    }
 }
 
 fn start(given: Given) -> Result<(), Refusal> {
@@ -70,6 +78,11 @@ fn start(given: Given) -> Result<(), Refusal> {
         sys::adopt_orphans();
     }
     let signals = sys::signals().map_err(|error| refused("listen to signals", &error))?;
+    match order.role {
+        Role::Function => {}
+        Role::Zygote { .. } => return nest::run(&order, standard, told, &signals, &supervisor),
+        Role::Child => return child::run(&order, &standard, told, &signals, &supervisor),
+    }
     let Some(function) = sys::fork().map_err(|error| refused("fork", &error))? else {
         drop((signals, supervisor));
         let error = function(&order, &standard);
@@ -83,12 +96,12 @@ fn start(given: Given) -> Result<(), Refusal> {
     watch(function, told, &signals, &supervisor, order.plan.processes)
 }
 
-fn refusal(feature: Option<crate::Feature>, what: &str, error: &io::Error) -> Refusal {
+pub fn refusal(feature: Option<crate::Feature>, what: &str, error: &io::Error) -> Refusal {
     Refusal { feature, what: what.chars().take(1000).collect(), errno: error.raw_os_error().unwrap_or(libc::EIO) }
 }
 
 /// Waits for the end of the function, or of the supervisor; then ends everything.
-fn watch(function: i32, told: OwnedFd, signals: &OwnedFd, supervisor: &OwnedFd, alone: bool) -> ! {
+pub fn watch(function: i32, told: OwnedFd, signals: &OwnedFd, supervisor: &OwnedFd, alone: bool) -> ! {
     loop {
         let readable = sys::wait_readable([signals.as_fd(), supervisor.as_fd()]);
         let is_told_to_end = sys::is_told_to_end(signals);
@@ -127,7 +140,7 @@ fn end_others(function: i32, alone: bool) {
 }
 
 /// Becomes the function. Returns why it could not.
-fn function(order: &Order, standard: &[OwnedFd; 3]) -> Refusal {
+pub fn function(order: &Order, standard: &[OwnedFd; 3]) -> Refusal {
     let Some(command) = &order.command else { sys::exit(0) };
     match prepare(order, command, standard) {
         Ok((program, arguments, environment)) => {

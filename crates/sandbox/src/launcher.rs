@@ -6,6 +6,7 @@
 //! Invariants: it ends with its supervisor; what it starts ends with the supervisor too, whether or not the launcher lives.
 
 use std::io::{self, PipeReader, Read as _, Write as _};
+use std::ops::RangeInclusive;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
@@ -71,6 +72,7 @@ impl Launcher {
             return Err(Error::Launcher(io::Error::from_raw_os_error(libc::E2BIG)));
         }
         let (told, tell) = io::pipe().map_err(Error::Launcher)?;
+        let alone = order.plan.processes;
         let [stdin, stdout, stderr] = standard;
         let descriptors = [stdin, stdout, stderr, tell.as_fd()];
         let mut running = self.lock();
@@ -84,7 +86,7 @@ impl Launcher {
             };
             match answer {
                 Ok((Answer::Started, Some(pidfd))) => {
-                    return Ok(Sandboxed { pidfd, told, alone: order.plan.processes });
+                    return Ok(Sandboxed { pidfd, told, alone });
                 }
                 Ok((Answer::Refused(refusal), _)) => return Err(Error::Refused(refusal)),
                 Ok((Answer::Started, None)) => return Err(Error::Launcher(io::ErrorKind::InvalidData.into())),
@@ -111,6 +113,16 @@ impl Launcher {
         if let Some(Running { process: Process::Forked(pidfd), .. }) = &*self.lock() {
             let _ = sys::kill(pidfd.as_fd());
         }
+    }
+
+    /// Starts a zygote: its first process takes orders through the other end of `orders`, its program has `control` as standard
+    /// input.
+    ///
+    /// # Errors
+    /// As [`Launcher::start`].
+    pub(crate) fn start_nest(&self, order: &Order, control: &OwnedFd, orders: &OwnedFd) -> Result<Sandboxed, Error> {
+        let null = std::fs::File::options().read(true).write(true).open("/dev/null").map_err(Error::Launcher)?;
+        self.start(order, [control.as_fd(), orders.as_fd(), null.as_fd()])
     }
 
     fn launch(&self) -> io::Result<Running> {
@@ -147,11 +159,16 @@ impl Launcher {
 
 impl Running {
     fn ask(&self, order: &[u8], descriptors: &[BorrowedFd<'_>]) -> io::Result<(Answer, Option<OwnedFd>)> {
-        sys::send(&self.socket, order, descriptors)?;
-        let mut answer = Vec::new();
-        let descriptors = sys::receive(&self.socket, &mut answer)?;
-        Ok((serde_json::from_slice(&answer)?, descriptors.into_iter().next()))
+        ask(&self.socket, order, descriptors)
     }
+}
+
+/// Sends an order and takes the answer.
+pub fn ask(socket: &OwnedFd, order: &[u8], descriptors: &[BorrowedFd<'_>]) -> io::Result<(Answer, Option<OwnedFd>)> {
+    sys::send(socket, order, descriptors)?;
+    let mut answer = Vec::new();
+    let descriptors = sys::receive(socket, &mut answer)?;
+    Ok((serde_json::from_slice(&answer)?, descriptors.into_iter().next()))
 }
 
 impl Drop for Running {
@@ -171,6 +188,11 @@ impl Drop for Running {
 }
 
 impl Sandboxed {
+    /// One that was started otherwise, alone in its namespaces.
+    pub(crate) fn new(pidfd: OwnedFd, told: PipeReader) -> Self {
+        Self { pidfd, told, alone: true }
+    }
+
     /// Readable when nothing of the function is left.
     #[must_use]
     pub fn pidfd(&self) -> BorrowedFd<'_> {
@@ -233,19 +255,40 @@ fn serve_on(socket: &OwnedFd, supervisor: i32) {
         if message.is_empty() {
             return;
         }
-        let (answer, pidfd) = match answer(&message, descriptors, socket, &supervisor) {
-            Ok(pidfd) => (Answer::Started, Some(pidfd)),
-            Err(refusal) => (Answer::Refused(refusal), None),
-        };
-        let bytes = serde_json::to_vec(&answer).expect("an answer has string keys only");
-        let descriptors: Vec<BorrowedFd<'_>> = pidfd.iter().map(|pidfd| pidfd.as_fd()).collect();
-        if sys::send(socket, &bytes, &descriptors).is_err() {
+        let own = socket_number(socket);
+        if serve_one(&message, descriptors, socket, own..=own, &supervisor).is_err() {
             return;
         }
     }
 }
 
-fn answer(message: &[u8], descriptors: Vec<OwnedFd>, socket: &OwnedFd, supervisor: &OwnedFd) -> Result<OwnedFd, Refusal> {
+/// Carries out an order and answers it. In the process that is started, the `own` descriptors are closed first.
+///
+/// # Errors
+/// The supervisor is gone. Whoever was started knows.
+pub fn serve_one(
+    message: &[u8],
+    descriptors: Vec<OwnedFd>,
+    socket: &OwnedFd,
+    own: RangeInclusive<u32>,
+    supervisor: &OwnedFd,
+) -> io::Result<Option<i32>> {
+    let (answer, started) = match answer(message, descriptors, own, supervisor) {
+        Ok(started) => (Answer::Started, Some(started)),
+        Err(refusal) => (Answer::Refused(refusal), None),
+    };
+    let bytes = serde_json::to_vec(&answer).expect("an answer has string keys only");
+    let descriptors: Vec<BorrowedFd<'_>> = started.iter().map(|(_, pidfd)| pidfd.as_fd()).collect();
+    sys::send(socket, &bytes, &descriptors)?;
+    Ok(started.map(|(process, _)| process))
+}
+
+fn answer(
+    message: &[u8],
+    descriptors: Vec<OwnedFd>,
+    own: RangeInclusive<u32>,
+    supervisor: &OwnedFd,
+) -> Result<(i32, OwnedFd), Refusal> {
     let refuse = |feature: Option<Feature>, what: &str, error: &io::Error| Refusal {
         feature,
         what: what.to_owned(),
@@ -264,11 +307,11 @@ fn answer(message: &[u8], descriptors: Vec<OwnedFd>, socket: &OwnedFd, superviso
         sys::clone(flags).map_err(|error| refuse((flags != 0).then_some(Feature::Users), "make a user namespace", &error))?;
     let Some((process, pidfd)) = child else {
         drop(go);
-        let _ = sys::close_between(socket_number(socket), socket_number(socket));
+        let _ = sys::close_between(*own.start(), *own.end());
         init::run(Given { order, standard: [stdin, stdout, stderr], told, ready: ready.into(), supervisor });
     };
     if let Some((uid, gid)) = order.plan.user {
-        map_users(process, uid, gid).map_err(|(what, error)| {
+        map_users(process, uid, gid, order.plan.others).map_err(|(what, error)| {
             let _ = sys::kill(pidfd.as_fd());
             let own = sys::who() == (uid, gid);
             refuse(Some(if own { Feature::Users } else { Feature::Identity }), what, &error)
@@ -276,7 +319,7 @@ fn answer(message: &[u8], descriptors: Vec<OwnedFd>, socket: &OwnedFd, superviso
     }
     // If it is gone already, its end says why.
     let _ = go.write_all(&[1]);
-    Ok(pidfd)
+    Ok((process, pidfd))
 }
 
 fn socket_number(socket: &OwnedFd) -> u32 {
@@ -284,8 +327,8 @@ fn socket_number(socket: &OwnedFd) -> u32 {
     socket.as_raw_fd().cast_unsigned()
 }
 
-/// Lets [`INSIDE_ID`](crate::limits::INSIDE_ID) stand for a user and a group of the outside.
-fn map_users(process: i32, uid: u32, gid: u32) -> Result<(), (&'static str, io::Error)> {
+/// Lets [`INSIDE_ID`](crate::limits::INSIDE_ID) stand for a user and a group of the outside, and the others for themselves.
+fn map_users(process: i32, uid: u32, gid: u32, others: Option<(u32, u32)>) -> Result<(), (&'static str, io::Error)> {
     let inside = crate::limits::INSIDE_ID;
     let write =
         |file: &'static str, text: String| std::fs::write(format!("/proc/{process}/{file}"), text).map_err(|error| (file, error));
@@ -293,6 +336,7 @@ fn map_users(process: i32, uid: u32, gid: u32) -> Result<(), (&'static str, io::
         // The kernel's condition for whoever maps nobody but themselves.
         write("setgroups", "deny".into())?;
     }
-    write("uid_map", format!("{inside} {uid} 1"))?;
-    write("gid_map", format!("{inside} {gid} 1"))
+    let others = others.map(|(first, count)| format!("\n{first} {first} {count}")).unwrap_or_default();
+    write("uid_map", format!("{inside} {uid} 1{others}"))?;
+    write("gid_map", format!("{inside} {gid} 1{others}"))
 }

@@ -12,10 +12,13 @@
 //! function, with the supervisor, and at the supervisor's word. What a host lacks is left out of the plan and told, never
 //! passed over in silence.
 //!
-//! `unsafe` is allowed in `sys.rs` alone: system calls.
+//! A function may also come in as the child of a *zygote*, a warm interpreter in a sandbox of its own: see `zygote`.
+//!
+//! `unsafe` is allowed in `sys.rs` and `twin.rs` alone: system calls, and the fork into other namespaces.
 
 #![deny(unsafe_code)]
 
+mod child;
 mod enter;
 mod error;
 pub mod filter;
@@ -24,20 +27,33 @@ pub mod host;
 mod init;
 mod launcher;
 pub mod limits;
+mod nest;
 mod order;
 mod planning;
 mod policy;
 mod step;
 #[allow(unsafe_code)]
 mod sys;
+#[allow(unsafe_code)]
+mod twin;
+pub mod zygote;
 
 pub use enter::{Refused, enter};
 pub use error::Error;
 pub use launcher::{Killer, Launcher, ROLE, Sandboxed, serve};
-pub use order::{Answer, Command, Ending, Order, Refusal, resource};
-pub use planning::plan;
+pub use order::{Answer, Command, Ending, Order, Refusal, Role, resource};
+pub use planning::{Nest, landing, nest, plan};
 pub use policy::{Feature, Host, Identity, Policy};
 pub use step::{Bind, Plan, Step};
+pub use zygote::Zygote;
+
+/// Waits until a process has ended.
+pub fn wait(pidfd: std::os::fd::BorrowedFd<'_>) {
+    // It fails for what is no descriptor, which this is.
+    let _ = sys::wait_readable([pidfd]);
+}
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod zygote_tests;

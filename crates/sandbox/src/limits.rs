@@ -28,6 +28,21 @@ pub const APART_ID_FIRST: u32 = 0x7f00_0000;
 /// How many of them there are.
 pub const APART_IDS: u32 = 0x1_0000;
 
+/// The first of [`ZYGOTE_IDS`] user ids that zygotes run under, outside, where functions have ids of their own.
+pub const ZYGOTE_ID_FIRST: u32 = APART_ID_FIRST + APART_IDS;
+
+/// How many of them there are.
+pub const ZYGOTE_IDS: u32 = 0x1000;
+
+/// Descriptors that a zygote is handed for a child: a meeting point, its standard input, output and error, and its namespaces.
+pub const BIRTH_FDS: usize = 4 + NAMESPACES;
+
+/// Namespaces that a zygote's child joins.
+pub const NAMESPACES: usize = 6;
+
+/// Bytes of each of the stacks on which a zygote forks.
+pub const FORK_STACK_BYTES: usize = 256 << 10;
+
 /// How eager the kernel is to kill a function before others when the machine is out of memory: of 1000.
 pub const OUT_OF_MEMORY_SCORE: u32 = 800;
 

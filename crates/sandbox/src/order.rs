@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::policy::Feature;
-use crate::step::Plan;
+use crate::step::{Plan, Step};
 
 /// A function to start.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,6 +24,24 @@ pub struct Order {
     pub limits: Vec<(u32, u64)>,
     /// What is executed; nothing: it ends when its sandbox stands.
     pub command: Option<Command>,
+    /// What the first process does when the sandbox stands.
+    #[serde(default)]
+    pub role: Role,
+}
+
+/// What a sandbox is for.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum Role {
+    /// One function, executed in it.
+    #[default]
+    Function,
+    /// A zygote: the program is executed after these further steps, and the first process takes orders for its children.
+    Zygote {
+        /// What is left to give up.
+        inside: Vec<Step>,
+    },
+    /// One function, which comes in as the child of a zygote.
+    Child,
 }
 
 /// A program with all that it is given.

@@ -10,9 +10,12 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::limits::{APART_ID_FIRST, APART_IDS, INSIDE_ID};
+use crate::limits::{APART_ID_FIRST, APART_IDS, INSIDE_ID, ZYGOTE_ID_FIRST, ZYGOTE_IDS};
 use crate::policy::{Feature, Host, Identity, Policy};
 use crate::step::{Bind, Plan, Step};
+
+/// Version of landlock that knows scopes.
+pub(crate) const SCOPES_SINCE: u32 = 6;
 
 /// Devices that do no harm.
 const DEVICES: [&str; 5] = ["/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom"];
@@ -61,9 +64,59 @@ pub fn plan(policy: &Policy, host: &Host, number: u32) -> Plan {
         steps.push(landlock(policy, host, files));
     }
     if host.has(Feature::Calls) {
-        steps.push(Step::Calls { no_sockets: !policy.internet && !network });
+        steps.push(Step::Calls { no_sockets: !policy.internet && !network, joins: false });
     }
-    Plan { user, processes: host.has(Feature::Processes), steps }
+    Plan { user, processes: host.has(Feature::Processes), others: None, steps }
+}
+
+/// How a zygote is confined, and what its children's sandboxes are made from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Nest {
+    /// The sandbox of the zygote's first process, which keeps the right to make others inside.
+    pub plan: Plan,
+    /// What the zygote itself goes through beyond that, before its program is executed.
+    pub inside: Vec<Step>,
+    /// The host as it looks from in there, for the plans of children.
+    pub host: Host,
+}
+
+/// The sandbox of a zygote: that of a function, of which its first process keeps the rights to make sandboxes within it. What is
+/// `hidden` is there for these only. `None`: this host does not allow it.
+#[must_use]
+pub fn nest(policy: &Policy, host: &Host, number: u32, hidden: &Path) -> Option<Nest> {
+    use Feature::{Calls, Files, Ipc, Network, Processes, Users};
+    if policy.internet || ![Users, Files, Processes, Network, Ipc, Calls].iter().all(|feature| host.has(*feature)) {
+        return None;
+    }
+    let mut policy = policy.clone();
+    policy.read.push(hidden.to_owned());
+    let mut plan = plan(&policy, host, number);
+    plan.steps.retain(|step| !is_giving_up(step));
+    let mut inside =
+        vec![Step::Unshare { files: true, network: false, ipc: false }, Step::Forget(vec![hidden.to_owned()]), Step::Drop];
+    if host.has(Feature::Landlock) && host.landlock >= SCOPES_SINCE {
+        inside.push(Step::Scopes);
+    }
+    inside.push(Step::Calls { no_sockets: false, joins: true });
+    let mut within = host.clone();
+    if plan.user == Some((host.uid, host.gid)) {
+        (within.uid, within.gid) = (INSIDE_ID, INSIDE_ID);
+    } else {
+        let id = ZYGOTE_ID_FIRST + number % ZYGOTE_IDS;
+        plan.user = Some((id, id));
+        plan.others = Some((APART_ID_FIRST, APART_IDS));
+    }
+    Some(Nest { plan, inside, host: within })
+}
+
+/// What a zygote's child does itself when it has joined its sandbox: all that a process can only do for itself.
+#[must_use]
+pub fn landing(plan: &Plan) -> Vec<Step> {
+    plan.steps.iter().filter(|step| matches!(step, Step::Become { .. }) || is_giving_up(step)).cloned().collect()
+}
+
+fn is_giving_up(step: &Step) -> bool {
+    matches!(step, Step::Drop | Step::Landlock { .. } | Step::Calls { .. })
 }
 
 /// Who the function is to the rest of the host.
@@ -248,7 +301,43 @@ forbid calls and sockets
     fn a_host_that_allows_nothing_gets_a_plan_without_steps() {
         let mut host = host(0);
         Feature::ALL.iter().for_each(|feature| host.lose(*feature, "no"));
-        assert_eq!(plan(&policy(), &host, 0), Plan { user: None, processes: false, steps: vec![] });
+        assert_eq!(plan(&policy(), &host, 0), Plan { user: None, processes: false, others: None, steps: vec![] });
+    }
+
+    #[test]
+    fn a_zygote_keeps_the_right_to_make_sandboxes_and_gives_all_others_up() {
+        let host = Host { landlock: 6, ..host(0) };
+        let nest = nest(&policy(), &host, 3, Path::new("/home/projects")).unwrap();
+        assert_eq!(nest.plan.user, Some((ZYGOTE_ID_FIRST + 3, ZYGOTE_ID_FIRST + 3)));
+        assert_eq!(nest.plan.others, Some((APART_ID_FIRST, APART_IDS)));
+        let outer = text(&nest.plan);
+        assert!(outer.contains("/home/projects") && outer.ends_with("leave the old root\n"), "{outer}");
+        let inside: String = nest.inside.iter().map(|step| format!("{step}\n")).collect();
+        let expected = "namespaces of its own: mounts\nforget /home/projects\ndrop all rights\nlandlock: nobody outside\n\
+                        forbid calls, not joining\n";
+        assert_eq!(inside, expected);
+        let child = plan(&policy(), &nest.host, 9);
+        assert_eq!(child.user, Some((APART_ID_FIRST + 9, APART_ID_FIRST + 9)));
+        let landing: String = landing(&child).iter().map(|step| format!("{step}\n")).collect();
+        assert!(landing.starts_with("become 1000 without groups\ndrop all rights\nlandlock 6"), "{landing}");
+        assert!(landing.ends_with("forbid calls\n"), "{landing}");
+    }
+
+    #[test]
+    fn an_ordinary_users_zygote_and_its_children_are_that_user() {
+        let nest = nest(&policy(), &host(1234), 3, Path::new("/home/projects")).unwrap();
+        assert_eq!((nest.plan.user, nest.plan.others), (Some((1234, 1234)), None));
+        assert_eq!(plan(&policy(), &nest.host, 9).user, Some((INSIDE_ID, INSIDE_ID)));
+    }
+
+    #[test]
+    fn there_is_no_zygote_where_anything_is_missing_or_the_network_is_allowed() {
+        for feature in [Feature::Users, Feature::Files, Feature::Processes, Feature::Network, Feature::Ipc, Feature::Calls] {
+            let mut host = host(0);
+            host.lose(feature, "no");
+            assert_eq!(nest(&policy(), &host, 3, Path::new("/p")), None, "{feature}");
+        }
+        assert_eq!(nest(&Policy { internet: true, ..policy() }, &host(0), 3, Path::new("/p")), None);
     }
 
     #[test]

@@ -15,6 +15,9 @@ pub struct Plan {
     pub user: Option<(u32, u32)>,
     /// Whether it has process ids of its own, so that everything in it ends with its first process.
     pub processes: bool,
+    /// User and group ids, from the first on so many, that stand for themselves in its user namespace: those of its children.
+    #[serde(default)]
+    pub others: Option<(u32, u32)>,
     /// The steps.
     pub steps: Vec<Step>,
 }
@@ -93,10 +96,16 @@ pub enum Step {
         /// Files and folders to change.
         write: Vec<PathBuf>,
     },
+    /// Landlock: no signals to, and no abstract sockets of, what is outside.
+    Scopes,
+    /// Lets go of what is mounted at these paths.
+    Forget(Vec<PathBuf>),
     /// Seccomp: forbids the calls of `filter`.
     Calls {
         /// No sockets to other machines, and none to other processes but its own.
         no_sockets: bool,
+        /// Namespaces may be joined, by who holds descriptors of them: a zygote's child does.
+        joins: bool,
     },
 }
 
@@ -109,7 +118,7 @@ impl Step {
             Self::Unshare { ipc: true, .. } => Feature::Ipc,
             Self::Become { .. } => Feature::Identity,
             Self::Proc => Feature::Processes,
-            Self::Landlock { .. } => Feature::Landlock,
+            Self::Landlock { .. } | Self::Scopes => Feature::Landlock,
             Self::Calls { .. } | Self::Drop => Feature::Calls,
             _ => Feature::Files,
         }
@@ -143,7 +152,15 @@ impl fmt::Display for Step {
                 let list = |paths: &[PathBuf]| paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(" ");
                 write!(f, "landlock {version}: read {}; write {}", list(read), list(write))
             }
-            Self::Calls { no_sockets } => write!(f, "forbid calls{}", if *no_sockets { " and sockets" } else { "" }),
+            Self::Scopes => f.write_str("landlock: nobody outside"),
+            Self::Forget(paths) => {
+                write!(f, "forget")?;
+                paths.iter().try_for_each(|path| write!(f, " {}", path.display()))
+            }
+            Self::Calls { no_sockets, joins } => {
+                let (sockets, but) = (if *no_sockets { " and sockets" } else { "" }, if *joins { ", not joining" } else { "" });
+                write!(f, "forbid calls{sockets}{but}")
+            }
         }
     }
 }

@@ -359,6 +359,25 @@ pub fn wait_readable<const N: usize>(descriptors: [BorrowedFd<'_>; N]) -> Result
     }
 }
 
+/// As [`wait_readable`], for at most so long.
+pub fn wait_readable_until<const N: usize>(descriptors: [BorrowedFd<'_>; N], deadline: std::time::Instant) -> Result<[bool; N]> {
+    let mut polled = descriptors.map(|fd| libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 });
+    loop {
+        let left = deadline.saturating_duration_since(std::time::Instant::now()).as_millis();
+        // Rounded up, or the last fraction would be spent in a busy loop.
+        let left = c_int::try_from(left).unwrap_or(c_int::MAX - 1) + 1;
+        // SAFETY: the kernel reads and writes so many structures.
+        match unsafe { libc::poll(polled.as_mut_ptr(), N as libc::nfds_t, left) } {
+            0 => return Err(io::ErrorKind::TimedOut.into()),
+            -1 => match io::Error::last_os_error() {
+                error if error.raw_os_error() == Some(libc::EINTR) => {}
+                error => return Err(error),
+            },
+            _ => return Ok(polled.map(|fd| fd.revents != 0)),
+        }
+    }
+}
+
 /// Back to how a program expects signals: all as usual, none held back.
 pub fn usual_signals() {
     // SAFETY: sets the default for every signal; those that cannot be set are refused.
@@ -400,6 +419,44 @@ pub fn adopt_orphans() {
 pub fn hide_memory() {
     // SAFETY: takes numbers.
     let _ = unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0) };
+}
+
+/// Those who may look into this process may do so again.
+pub fn show_memory() {
+    // SAFETY: takes numbers.
+    let _ = unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 1, 0, 0, 0) };
+}
+
+/// Names this thread, for those who look at processes.
+pub fn set_name(name: &CStr) {
+    // SAFETY: the name is a C string, of which the kernel takes 15 bytes.
+    let _ = unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr(), 0, 0, 0) };
+}
+
+/// Lets go of what is mounted there.
+pub fn let_go(path: &Path) -> Result {
+    let path = text(path)?;
+    // SAFETY: the path is a C string.
+    done(unsafe { libc::umount2(path.as_ptr(), libc::MNT_DETACH) })
+}
+
+/// Limits another process, which this one could have limited before it was another.
+pub fn set_limit_of(process: i32, resource: u32, bytes: u64) -> Result {
+    // SAFETY: all fields are numbers.
+    let mut now: libc::rlimit64 = unsafe { std::mem::zeroed() };
+    // SAFETY: the kernel fills in one structure.
+    done(unsafe { libc::prlimit64(process, resource as _, std::ptr::null(), &raw mut now) })?;
+    let wanted = bytes.min(now.rlim_max);
+    let limit = libc::rlimit64 { rlim_cur: wanted, rlim_max: wanted };
+    // SAFETY: the kernel reads one structure.
+    done(unsafe { libc::prlimit64(process, resource as _, &raw const limit, std::ptr::null_mut()) })
+}
+
+/// This process.
+#[must_use]
+pub fn own_id() -> i32 {
+    // SAFETY: takes nothing.
+    unsafe { libc::getpid() }
 }
 
 /// Puts `descriptor` in the place of `target`, to be kept across exec.

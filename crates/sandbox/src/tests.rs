@@ -62,7 +62,13 @@ fn order(policy: &Policy, script: &str) -> Order {
         environment: vec![("PATH".into(), "/usr/bin:/bin:/usr/sbin".into()), ("WORD".into(), "set".into())],
         folder: "/".into(),
     };
-    Order { plan: plan(policy, this_host(), 5), groups: vec![], limits: vec![(resource::CORE, 0)], command: Some(command) }
+    Order {
+        plan: plan(policy, this_host(), 5),
+        groups: vec![],
+        limits: vec![(resource::CORE, 0)],
+        command: Some(command),
+        role: Role::Function,
+    }
 }
 
 fn run(policy: &Policy, script: &str) -> Seen {
@@ -269,7 +275,8 @@ fn the_price() {
                 let started = std::time::Instant::now();
                 let group = groups.as_ref().filter(|_| grouped).map(|groups| groups.create(Some(1 << 30), 100).unwrap());
                 let doors = group.as_ref().map(group::Group::doors).unwrap_or_default();
-                let order = Order { plan: plan.clone(), groups: doors, limits: vec![], command: command.clone() };
+                let order =
+                    Order { plan: plan.clone(), groups: doors, limits: vec![], command: command.clone(), role: Role::Function };
                 let mut function = launcher().start(&order, [null.as_fd(); 3]).unwrap();
                 sys::wait_readable([function.pidfd()]).unwrap();
                 assert_eq!(function.ending().map(|ending| matches!(ending, Ending::Ended { status: 0, .. })), Some(true));

@@ -1,6 +1,6 @@
 //! Environments of a run: which ones its nodes need, and making them.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 
 use forebay_envs::{Environment, EnvironmentRequest, LOCK_FILE, Lock, ProjectLock, Watch};
@@ -11,11 +11,42 @@ use forebay_types::Coded;
 use crate::event::{NodeError, WorkerEvent};
 use crate::{Worker, run};
 
+/// Files of a project that are looked at for what they import.
+const FILES_READ_MAX: usize = 200;
+
 /// An environment that nodes wait for.
 pub struct Gate {
     /// `Python 3.11 with pandas 2.0`
     pub label: String,
     request: EnvironmentRequest,
+    /// Files of the nodes that wait for it.
+    files: BTreeSet<String>,
+}
+
+impl Gate {
+    /// What those files import, and what the project's files that they import do.
+    fn imports(&self, project: &Path) -> Vec<String> {
+        let mut modules = BTreeSet::new();
+        let mut files: Vec<PathBuf> = self.files.iter().map(|file| project.join(file)).collect();
+        let mut seen = BTreeSet::new();
+        while let Some(file) = files.pop() {
+            if seen.len() >= FILES_READ_MAX || !seen.insert(file.clone()) {
+                continue;
+            }
+            let Ok(text) = std::fs::read_to_string(&file) else { continue };
+            for module in forebay_plan::imported(&text) {
+                let path = module.replace('.', "/");
+                let beside = [project, file.parent().unwrap_or(project)];
+                let own =
+                    beside.iter().flat_map(|folder| [folder.join(format!("{path}.py")), folder.join(&path).join("__init__.py")]);
+                match own.into_iter().find(|file| file.is_file()) {
+                    Some(file) => files.push(file),
+                    None => drop(modules.insert(module)),
+                }
+            }
+        }
+        modules.into_iter().collect()
+    }
 }
 
 /// What a Python process is started with.
@@ -25,6 +56,8 @@ pub struct Ready {
     pub environment: Environment,
     /// The folder that holds the package `forebay`.
     pub runtime: PathBuf,
+    /// Modules that the nodes which wait for it import.
+    pub imports: Vec<String>,
 }
 
 /// The distinct environments of a plan, and the index of each node's.
@@ -33,10 +66,12 @@ pub fn gates(plan: &PhysicalPlan) -> (Vec<Gate>, Vec<Option<usize>>) {
     let mut known: HashMap<&EnvironmentSpec, usize> = HashMap::new();
     let gate_of = plan.nodes.iter().map(|node| {
         let Work::Python(python) = &node.work else { return None };
-        Some(*known.entry(&python.environment).or_insert_with(|| {
+        let index = *known.entry(&python.environment).or_insert_with(|| {
             gates.push(gate(&python.environment));
             gates.len() - 1
-        }))
+        });
+        gates[index].files.insert(python.file.clone());
+        Some(index)
     });
     let gate_of = gate_of.collect();
     (gates, gate_of)
@@ -49,6 +84,7 @@ fn gate(spec: &EnvironmentSpec) -> Gate {
     Gate {
         label: format!("Python {}{with}", spec.python),
         request: EnvironmentRequest { python: spec.python.clone(), packages: spec.packages.clone(), needs: spec.needs.clone() },
+        files: BTreeSet::new(),
     }
 }
 
@@ -68,7 +104,8 @@ pub fn prepare(
     });
     let (environment, pinned) = found.map_err(|error| NodeError { report: error.report(), traceback: None })?;
     events(WorkerEvent::EnvironmentReady { environment: environment.clone(), pinned });
-    Ok(Ready { environment, runtime })
+    let imports = forebay_runtime::installed(&environment.python, &gate.imports(project));
+    Ok(Ready { environment, runtime, imports })
 }
 
 /// What the project's `forebay.lock` says about an environment; if it is stale, the user is told.

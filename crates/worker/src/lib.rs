@@ -27,7 +27,7 @@ use std::time::Duration;
 
 use forebay_envs::Environments;
 use forebay_plan::physical::{NodeId, PhysicalPlan};
-use forebay_runtime::{Builds, FunctionProcess, Launch, Launcher, ProcessLimits, Program, PythonRuntime, Sandbox};
+use forebay_runtime::{Builds, FunctionProcess, Launch, Launcher, ProcessLimits, Program, PythonRuntime, Sandbox, Zygotes};
 use forebay_sipc::call::{Call, Preview, Reply};
 use forebay_types::{Coded, Fault, Report};
 
@@ -36,7 +36,7 @@ pub use event::{
     Compacted, Imported, KeptTable, NodeError, NodeOutcome, NodeStatus, Outcome, RunStatus, WorkerEvent, WrittenTable,
 };
 pub use forebay_envs::Environment;
-pub use forebay_runtime::{CancelToken, Mode as SandboxMode, Settings as SandboxSettings, Stream};
+pub use forebay_runtime::{CancelToken, Mode as SandboxMode, Settings as SandboxSettings, Stream, ZygoteStatus};
 
 pub use seal::{Error as SealError, Keys, PublicKey, SEALED_BYTES_MAX, Sealed, seal};
 pub use secrets::{SECRET_BYTES_MIN, Secrets};
@@ -182,6 +182,7 @@ pub struct Worker {
     runtime: PythonRuntime,
     segment_ids: SegmentIds,
     sandbox: Arc<Sandbox>,
+    zygotes: Zygotes,
 }
 
 impl Worker {
@@ -199,12 +200,18 @@ impl Worker {
             offline: options.offline,
             ..forebay_envs::Options::default()
         })?;
+        let sandbox = Arc::new(Sandbox::new(if options.forked_launcher {
+            Launcher::forked()
+        } else {
+            Launcher::new(Path::new(THIS_PROGRAM))
+        }));
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
         Ok(Self {
             parallelism: options.parallelism.unwrap_or(processors).max(1),
             runtime: PythonRuntime::new(&options.cache_dir),
             segment_ids: SegmentIds::default(),
             environments,
+            zygotes: Zygotes::new(Arc::clone(&sandbox), &options.cache_dir),
             sandbox,
             options,
         })
@@ -216,6 +223,17 @@ impl Worker {
         let secrets = &execution.secrets;
         let masked = |event| events(secrets.event(event));
         secrets.outcome(run::execute(self, execution, &masked, cancel))
+    }
+
+    /// Gets functions ready ahead, for projects as they were run last: to be called when nothing runs.
+    pub fn rest(&self) {
+        self.zygotes.refill(self.parallelism);
+    }
+
+    /// Warm interpreters, and what became of them.
+    #[must_use]
+    pub fn zygotes(&self) -> Vec<ZygoteStatus> {
+        self.zygotes.status()
     }
 
     /// Appends files to a table, in a process of its own.

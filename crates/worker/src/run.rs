@@ -189,6 +189,7 @@ impl<'run> Run<'run> {
         let program = match (&node.work, self.gate_of[id].and_then(|gate| self.ready[gate].clone())) {
             (Work::Python(python), Some(ready)) => Program::Python {
                 warm: gate::warm(python, &ready.environment),
+                imports: ready.imports,
                 python: ready.environment.python,
                 runtime: ready.runtime,
             },
@@ -208,6 +209,7 @@ impl<'run> Run<'run> {
                 sandbox: &worker.sandbox,
                 settings: &execution.sandbox,
                 access: &access,
+                zygotes: Some(&worker.zygotes),
             };
             let process = FunctionProcess::spawn(&launch, cancel);
             // No job: the node is skipped, and dropping the process kills it.

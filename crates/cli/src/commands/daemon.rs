@@ -2,7 +2,7 @@
 
 use std::io::BufRead;
 
-use forebay_control::api::{Daemon, Op};
+use forebay_control::api::{Daemon, Op, Zygote};
 use forebay_control::client;
 use forebay_control::home::Home;
 use forebay_control::server;
@@ -56,7 +56,8 @@ fn stop(context: &Context) -> Result<()> {
 fn status(context: &Context) -> Result<()> {
     let daemon = ask(&context.home()?)?;
     if !context.out.is_json() {
-        return context.out.data(&state(daemon.as_ref()));
+        let zygotes = daemon.iter().flat_map(|daemon| &daemon.zygotes).map(|zygote| format!("\n{}", told(zygote)));
+        return context.out.data(&format!("{}{}", state(daemon.as_ref()), zygotes.collect::<String>()));
     }
     let mut object = serde_json::to_value(&daemon).map_err(|error| Error::Answer { why: error.to_string() })?;
     if object.is_null() {
@@ -64,6 +65,19 @@ fn status(context: &Context) -> Result<()> {
     }
     object["running"] = Value::Bool(daemon.is_some());
     context.out.object(object)
+}
+
+/// A warm interpreter in one line.
+fn told(zygote: &Zygote) -> String {
+    let environment: String = zygote.environment.chars().take(12).collect();
+    let modules = if zygote.modules.is_empty() { "nothing".to_owned() } else { zygote.modules.join(", ") };
+    let state = match zygote.state.as_str() {
+        "ready" => {
+            format!("{} MiB, {} waiting, {} forked", zygote.bytes >> 20, zygote.waiting, zygote.forks)
+        }
+        other => other.to_owned(),
+    };
+    format!("warm interpreter of environment {environment} with {modules}: {state}")
 }
 
 fn logs(context: &Context) -> Result<()> {

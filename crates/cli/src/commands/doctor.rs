@@ -68,7 +68,13 @@ impl Check {
 pub fn run(context: &Context) -> Result<Exit> {
     let mut checks = vec![kernel::shared_memory(), kernel::huge_pages(), kernel::open_files()];
     match context.home() {
-        Ok(home) => checks.extend([folders(&home), settings(context), background(&home), python_runtime(&home)]),
+        Ok(home) => checks.extend([
+            folders(&home),
+            settings(context),
+            background(&home),
+            python_runtime(&home),
+            sandbox::zygotes(home.cache_dir()),
+        ]),
         Err(failure) => checks.push(Check::off("home", State::Failed, told(failure), "set `FOREBAY_HOME` to a folder")),
     }
     if let Ok(settings) = context.settings() {

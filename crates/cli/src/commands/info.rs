@@ -60,8 +60,15 @@ mod tests {
     #[test]
     fn the_background_process_in_words() {
         assert_eq!(state(None), "not running; commands start it when they need it");
-        let daemon =
-            Daemon { version: "1".into(), protocol: 1, pid: 42, home: "/h".into(), started_at: "then".into(), running_jobs: 1 };
+        let daemon = Daemon {
+            version: "1".into(),
+            protocol: 1,
+            pid: 42,
+            home: "/h".into(),
+            started_at: "then".into(),
+            running_jobs: 1,
+            zygotes: vec![],
+        };
         assert_eq!(state(Some(&daemon)), "running, process 42, 1 job at work");
     }
 }

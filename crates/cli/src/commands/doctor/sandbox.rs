@@ -21,6 +21,24 @@ pub fn checks() -> Vec<Check> {
     vec![layers(&sandbox), limits]
 }
 
+/// What was learned about modules that warm interpreters must do without.
+pub fn zygotes(cache_dir: &Path) -> Check {
+    let denied = forebay_runtime::denied(cache_dir);
+    if denied.is_empty() {
+        return Check::ok("warm starts", "functions are forked from interpreters that have imported what they need");
+    }
+    let told = denied.iter().map(|(environment, module, why)| {
+        let environment: String = environment.chars().take(12).collect();
+        match module.as_str() {
+            "*" => format!("environment {environment}: every function is started afresh: {why}"),
+            module => format!("environment {environment}: `{module}` is imported by each function: {why}"),
+        }
+    });
+    let file = cache_dir.join("zygotes/denied.json");
+    let tip = format!("nothing needs to be done; to have it tried again, remove `{}`", file.display());
+    Check::tip("warm starts", told.collect::<Vec<_>>().join("\n"), tip)
+}
+
 fn layers(sandbox: &Sandbox) -> Check {
     let host = match sandbox.host() {
         Ok(host) => host,

@@ -1,0 +1,529 @@
+//! The zygotes of a supervisor: which there are, which children wait, and which go when memory is short.
+//!
+//! ```text
+//! function ─▶ a child that waits for a call ─┐
+//!         └─▶ fork of a zygote ──────────────┼─▶ called once
+//!              └─▶ zygote is started; for a while the function waits, then it is started afresh
+//! ```
+//!
+//! A zygote is named by all that its memory depends on: environment, our own package, modules, settings. What was learned about
+//! modules that must not be in one is kept in the cache folder, per environment. Whatever goes wrong here, the function is
+//! started afresh, as if there were no zygotes.
+//!
+//! Invariants: a child that waits was forked for the same project, with the limits of a function that declares none; the lock is
+//! not held while a process is waited for (but when there are too many zygotes).
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use forebay_sandbox::Error;
+
+use crate::cancel::CancelToken;
+use crate::confine::{Access, Mode, Sandbox, Settings};
+use crate::limits::{
+    FORK_FAILURES_MAX, PARKED_BYTES, PARKED_MAX, ZYGOTE_MODULES_MAX, ZYGOTE_WAIT, ZYGOTES_BYTES_MAX, ZYGOTES_MAX,
+    ZYGOTES_MEMORY_PERCENT,
+};
+use crate::process::{Launch, Parts, ProcessLimits, Program};
+use crate::zygote::{Stillborn, Zygote};
+
+/// All that the memory of a zygote depends on.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Key {
+    python: PathBuf,
+    runtime: PathBuf,
+    modules: Vec<String>,
+    threads: Option<usize>,
+    /// A child that was made when less was enough is not for those who want everything.
+    strict: bool,
+    /// The folder that the projects lie in.
+    projects: PathBuf,
+    read: Vec<PathBuf>,
+    write: Vec<PathBuf>,
+}
+
+enum Slot {
+    Starting,
+    Ready(Ready),
+    /// None can be made, or no further one: functions are started afresh.
+    Failed(String),
+}
+
+struct Ready {
+    zygote: Arc<Zygote>,
+    parked: Parked,
+    uses: u64,
+    used_at: Instant,
+    /// The last child was for this project.
+    project: PathBuf,
+}
+
+#[derive(Default)]
+struct State {
+    slots: BTreeMap<Key, Slot>,
+    failures: BTreeMap<String, u32>,
+}
+
+/// The zygotes of one supervisor.
+pub struct Zygotes {
+    sandbox: Arc<Sandbox>,
+    /// What was learned.
+    denied: PathBuf,
+    bytes_max: u64,
+    state: Arc<(Mutex<State>, Condvar)>,
+}
+
+/// A zygote, for people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ZygoteStatus {
+    /// Hash of its environment.
+    pub environment: String,
+    /// What it has imported.
+    pub modules: Vec<String>,
+    /// `starting`, `ready`, or why there is none.
+    pub state: String,
+    /// Private memory, in bytes.
+    pub bytes: u64,
+    /// Children that wait for a call.
+    pub parked: usize,
+    /// Children so far.
+    pub forks: u64,
+}
+
+impl Zygotes {
+    /// None yet. What is learned is kept in this cache folder.
+    #[must_use]
+    pub fn new(sandbox: Arc<Sandbox>, cache_dir: &Path) -> Self {
+        let bytes_max = crate::confine::share(ZYGOTES_MEMORY_PERCENT).min(ZYGOTES_BYTES_MAX);
+        Self { sandbox, denied: cache_dir.join("zygotes").join("denied.json"), bytes_max, state: Arc::default() }
+    }
+
+    /// A process for this function, forked from a zygote; `None`: there is none, or not yet.
+    pub(crate) fn function(&self, launch: &Launch<'_>, cancel: &CancelToken) -> Option<Parts> {
+        let (zygote, key) = match self.find(launch, cancel)? {
+            Found::Waiting(parts) => return Some(parts),
+            Found::Zygote(zygote, key) => (zygote, key),
+        };
+        match zygote.fork(launch) {
+            Ok(parts) => Some(parts),
+            Err(error) => {
+                self.gone_wrong(&key, &zygote, &error);
+                None
+            }
+        }
+    }
+
+    /// A child that waits, or a zygote to fork; waits for one that imports, for a while.
+    fn find(&self, launch: &Launch<'_>, cancel: &CancelToken) -> Option<Found> {
+        let mut key = self.key(launch)?;
+        let (since, mut started) = (Instant::now(), false);
+        let mut state = self.lock();
+        loop {
+            match state.slots.get_mut(&key) {
+                Some(Slot::Ready(ready)) => {
+                    let waiting = ready.take(launch);
+                    return Some(waiting.map_or_else(|| Found::Zygote(Arc::clone(&ready.zygote), key.clone()), Found::Waiting));
+                }
+                Some(Slot::Failed(_)) => return None,
+                Some(Slot::Starting) => {}
+                None => {
+                    // It may be gone because something was learned about a module of it.
+                    let now = self.key(launch)?;
+                    if started && now == key {
+                        return None;
+                    }
+                    key = now;
+                    self.start(&mut state, &key, launch)?;
+                    started = true;
+                }
+            }
+            let left = ZYGOTE_WAIT.checked_sub(since.elapsed()).filter(|_| !cancel.is_cancelled())?;
+            // A cancel is noticed now and then.
+            let left = left.min(Duration::from_millis(50));
+            state = self.state.1.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    /// Forks children ahead for the projects that were run last, and drops what there is no room for. To be called when the machine
+    /// has time.
+    pub fn refill(&self, wanted: usize) {
+        for (key, zygote, project, missing) in self.wanted(wanted.min(PARKED_MAX)) {
+            let program = Program::Python {
+                python: key.python.clone(),
+                runtime: key.runtime.clone(),
+                warm: Vec::new(),
+                imports: key.modules.clone(),
+            };
+            // What its functions are called with, whatever the settings are now.
+            let mode = if key.strict { Mode::Strict } else { Mode::Auto };
+            let settings = Settings { mode, read: key.read.clone(), write: key.write.clone() };
+            let launch = Launch {
+                node: "(waiting)",
+                program: &program,
+                folder: &project,
+                limits: ProcessLimits { threads: key.threads, ..ProcessLimits::default() },
+                sandbox: &self.sandbox,
+                settings: &settings,
+                access: &Access::default(),
+                zygotes: None,
+            };
+            for _ in 0..missing {
+                match zygote.fork(&launch) {
+                    Ok(parts) => self.park(&key, &project, parts),
+                    Err(error) => {
+                        self.gone_wrong(&key, &zygote, &error);
+                        break;
+                    }
+                }
+            }
+        }
+        self.make_room();
+    }
+
+    /// All of them.
+    #[must_use]
+    pub fn status(&self) -> Vec<ZygoteStatus> {
+        let state = self.lock();
+        let status = |(key, slot): (&Key, &Slot)| {
+            let none = ZygoteStatus {
+                environment: environment(&key.python),
+                modules: key.modules.clone(),
+                state: "starting".to_owned(),
+                bytes: 0,
+                parked: 0,
+                forks: 0,
+            };
+            match slot {
+                Slot::Starting => none,
+                Slot::Failed(why) => ZygoteStatus { state: why.clone(), ..none },
+                Slot::Ready(ready) => ZygoteStatus {
+                    state: "ready".to_owned(),
+                    bytes: ready.bytes(),
+                    parked: ready.parked.0.len(),
+                    forks: ready.zygote.forks.load(Ordering::Relaxed),
+                    ..none
+                },
+            }
+        };
+        state.slots.iter().map(status).collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What a zygote for this function would be; `None`: it cannot have one.
+    fn key(&self, launch: &Launch<'_>) -> Option<Key> {
+        let Program::Python { python, runtime, warm, imports } = launch.program else { return None };
+        if launch.access.internet || launch.settings.mode == Mode::Off {
+            return None;
+        }
+        let denied = read(&self.denied).remove(&environment(python)).unwrap_or_default();
+        if denied.contains_key(EVERY_MODULE) {
+            return None;
+        }
+        let mut modules: Vec<String> = imports.iter().chain(warm).cloned().collect();
+        modules.sort();
+        modules.dedup();
+        let is_denied = |module: &str| denied.keys().any(|name| name == module || module.starts_with(&format!("{name}.")));
+        modules.retain(|module| !is_denied(module));
+        modules.truncate(ZYGOTE_MODULES_MAX);
+        Some(Key {
+            python: python.clone(),
+            runtime: runtime.clone(),
+            modules,
+            threads: launch.limits.threads,
+            strict: launch.settings.mode == Mode::Strict,
+            projects: launch.folder.parent()?.to_owned(),
+            read: launch.settings.read.clone(),
+            write: launch.settings.write.clone(),
+        })
+    }
+
+    /// Has a zygote started by a thread of its own.
+    fn start(&self, state: &mut State, key: &Key, launch: &Launch<'_>) -> Option<()> {
+        if state.slots.contains_key(key) {
+            return Some(());
+        }
+        if state.slots.len() >= ZYGOTES_MAX {
+            state.slots.retain(|_, slot| !matches!(slot, Slot::Failed(_)));
+            if state.slots.len() >= ZYGOTES_MAX {
+                drop(forget_one(state));
+            }
+        }
+        let (confined, host) = match self.sandbox.confine_zygote(launch) {
+            Ok(Some(confined)) => confined,
+            Ok(None) => return None,
+            Err(error) => {
+                state.slots.insert(key.clone(), Slot::Failed(error.to_string()));
+                return None;
+            }
+        };
+        let (sandbox, shared, denied, own) =
+            (Arc::clone(&self.sandbox), Arc::clone(&self.state), self.denied.clone(), key.clone());
+        let project = launch.folder.to_owned();
+        let work = move || {
+            let started = Zygote::start(sandbox.launcher(), confined, host, &own.modules);
+            let mut state = shared.0.lock().unwrap_or_else(PoisonError::into_inner);
+            match started {
+                Ok(zygote) => {
+                    let (zygote, used_at) = (Arc::new(zygote), Instant::now());
+                    let ready = Ready { zygote, parked: Parked::default(), uses: 0, used_at, project };
+                    state.slots.insert(own, Slot::Ready(ready));
+                }
+                Err(Stillborn::Denied { module, why }) => {
+                    tracing::info!(module, why, "a module that no zygote of its environment imports");
+                    // The next function asks for a zygote without it.
+                    state.slots.remove(&own);
+                    learn(&denied, &environment(&own.python), &module, &why);
+                }
+                Err(Stillborn::Failed(why)) => {
+                    tracing::warn!(why, "a zygote could not be started");
+                    state.slots.insert(own, Slot::Failed(why));
+                }
+            }
+            shared.1.notify_all();
+        };
+        std::thread::Builder::new().name("zygote".to_owned()).spawn(work).ok()?;
+        state.slots.insert(key.clone(), Slot::Starting);
+        Some(())
+    }
+
+    /// Takes note of a fork that failed. A zygote that hangs or has ended is no more.
+    fn gone_wrong(&self, key: &Key, zygote: &Arc<Zygote>, error: &Error) {
+        tracing::warn!(%error, cause = %error.cause(), "could not fork a zygote");
+        let environment = environment(&key.python);
+        let mut state = self.lock();
+        let is_this = matches!(state.slots.get(key), Some(Slot::Ready(ready)) if Arc::ptr_eq(&ready.zygote, zygote));
+        if !is_this {
+            return;
+        }
+        match error {
+            Error::Zygote(_) => {
+                let failures = state.failures.entry(environment.clone()).or_insert(0);
+                *failures += 1;
+                let enough = *failures >= FORK_FAILURES_MAX;
+                let gone = state.slots.remove(key);
+                drop(state);
+                drop(gone);
+                if enough {
+                    learn(&self.denied, &environment, EVERY_MODULE, "its zygotes do not fork");
+                }
+            }
+            Error::Refused(_) | Error::Launcher(_) => {
+                let gone = state.slots.insert(key.clone(), Slot::Failed(error.cause().to_string()));
+                drop(state);
+                drop(gone);
+            }
+        }
+    }
+
+    fn wanted(&self, wanted: usize) -> Vec<(Key, Arc<Zygote>, PathBuf, usize)> {
+        let mut state = self.lock();
+        let (mut found, mut gone) = (Vec::new(), Vec::new());
+        for (key, slot) in &mut state.slots {
+            let Slot::Ready(ready) = slot else { continue };
+            // Those of a project as it was before it was changed will not be asked for.
+            let (keep, old): (Vec<_>, Vec<_>) = ready.parked.0.drain(..).partition(|(project, _)| *project == ready.project);
+            ready.parked.0 = keep;
+            gone.extend(old);
+            let missing = wanted.saturating_sub(ready.parked.0.len());
+            if missing > 0 && ready.uses > 0 {
+                found.push((key.clone(), Arc::clone(&ready.zygote), ready.project.clone(), missing));
+            }
+        }
+        drop(state);
+        gone.into_iter().for_each(|(_, parts)| parts.end());
+        found
+    }
+
+    fn park(&self, key: &Key, project: &Path, parts: Parts) {
+        let mut state = self.lock();
+        if let Some(Slot::Ready(ready)) = state.slots.get_mut(key) {
+            ready.parked.0.push((project.to_owned(), parts));
+        } else {
+            drop(state);
+            parts.end();
+        }
+    }
+
+    /// Drops children that wait, then zygotes, until what is left fits: first what saves the least time per byte.
+    fn make_room(&self) {
+        let mut state = self.lock();
+        let held = |state: &State| state.slots.values().map(Slot::bytes).sum::<u64>();
+        let mut gone = Vec::new();
+        while held(&state) > self.bytes_max {
+            match forget_one(&mut state) {
+                Some(one) => gone.push(one),
+                None => break,
+            }
+        }
+        drop(state);
+        // Their processes are waited for here, where nobody waits for us.
+        drop(gone);
+    }
+}
+
+impl std::fmt::Debug for Zygotes {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Zygotes").field(&self.status()).finish()
+    }
+}
+
+/// Where a function may come from.
+enum Found {
+    Waiting(Parts),
+    Zygote(Arc<Zygote>, Key),
+}
+
+impl Ready {
+    /// Takes note of a function, and gives a child that waits for it.
+    fn take(&mut self, launch: &Launch<'_>) -> Option<Parts> {
+        self.uses += 1;
+        self.used_at = Instant::now();
+        launch.folder.clone_into(&mut self.project);
+        if !is_usual(&launch.limits) {
+            return None;
+        }
+        // One that was killed while it waited is passed over.
+        let fits = |(folder, parts): &(PathBuf, Parts)| folder == launch.folder && parts.lives();
+        self.parked.0.iter().position(fits).map(|index| self.parked.0.swap_remove(index).1)
+    }
+
+    fn bytes(&self) -> u64 {
+        self.zygote.bytes + PARKED_BYTES * self.parked.0.len() as u64
+    }
+
+    fn benefit(&self) -> f64 {
+        benefit(self.zygote.import_time, self.uses, self.used_at.elapsed(), self.zygote.bytes)
+    }
+}
+
+impl Slot {
+    fn bytes(&self) -> u64 {
+        match self {
+            Self::Ready(ready) => ready.bytes(),
+            Self::Starting | Self::Failed(_) => 0,
+        }
+    }
+}
+
+/// What was given up; its processes end when it is dropped.
+#[expect(dead_code, reason = "dropped")]
+enum Given {
+    Waiting(Parked),
+    Zygote(Slot),
+}
+
+/// Children that wait for a call, each for a project. They end when they are dropped.
+#[derive(Default)]
+struct Parked(Vec<(PathBuf, Parts)>);
+
+impl Drop for Parked {
+    fn drop(&mut self) {
+        self.0.drain(..).for_each(|(_, parts)| parts.end());
+    }
+}
+
+/// Gives up what saves least: children that wait before any zygote. `None`: there is nothing to give up.
+fn forget_one(state: &mut State) -> Option<Given> {
+    let ready = |(key, slot): (&Key, &Slot)| match slot {
+        Slot::Ready(ready) => Some((key.clone(), ready.benefit(), ready.parked.0.is_empty())),
+        Slot::Starting | Slot::Failed(_) => None,
+    };
+    let all: Vec<(Key, f64, bool)> = state.slots.iter().filter_map(ready).collect();
+    let some_wait = all.iter().any(|(_, _, none_waits)| !none_waits);
+    let least = all.into_iter().filter(|(_, _, none_waits)| some_wait != *none_waits).min_by(|a, b| a.1.total_cmp(&b.1));
+    let (key, _, none_waits) = least?;
+    match state.slots.get_mut(&key) {
+        Some(Slot::Ready(ready)) if !none_waits => Some(Given::Waiting(std::mem::take(&mut ready.parked))),
+        _ => state.slots.remove(&key).map(Given::Zygote),
+    }
+}
+
+/// What a zygote is worth, per byte: the time it saves a function, as often as it is used, less the longer that is ago.
+fn benefit(import_time: Duration, uses: u64, idle: Duration, bytes: u64) -> f64 {
+    #[allow(clippy::cast_precision_loss)] // both are far below 2^52
+    let (uses, bytes) = (uses as f64, bytes.max(1) as f64);
+    import_time.as_secs_f64() * uses / (1.0 + idle.as_secs_f64() / 60.0) / bytes
+}
+
+/// Limits of a function that declares none.
+fn is_usual(limits: &ProcessLimits) -> bool {
+    limits.memory_bytes.is_none()
+}
+
+/// In the place of a module: the environment has no zygotes.
+const EVERY_MODULE: &str = "*";
+
+type Denied = BTreeMap<String, BTreeMap<String, String>>;
+
+/// By environment and module: why no zygote imports it. What cannot be read is learned again.
+fn read(file: &Path) -> Denied {
+    std::fs::read(file).ok().and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default()
+}
+
+fn learn(file: &Path, environment: &str, module: &str, why: &str) {
+    let mut denied = read(file);
+    denied.entry(environment.to_owned()).or_default().insert(module.to_owned(), why.to_owned());
+    let write = || {
+        let folder = file.parent().unwrap_or(Path::new("."));
+        std::fs::create_dir_all(folder)?;
+        let mut new = tempfile::NamedTempFile::new_in(folder)?;
+        std::io::Write::write_all(&mut new, &serde_json::to_vec_pretty(&denied)?)?;
+        new.persist(file).map_err(|error| error.error)
+    };
+    if let Err(error) = write() {
+        tracing::warn!(%error, "could not write down what a zygote must not import");
+    }
+}
+
+/// What was learned, for people: environment, module, why.
+#[must_use]
+pub fn denied(cache_dir: &Path) -> Vec<(String, String, String)> {
+    let all = read(&cache_dir.join("zygotes").join("denied.json"));
+    let flat = |(environment, modules): (String, BTreeMap<String, String>)| {
+        modules.into_iter().map(move |(module, why)| (environment.clone(), module, why))
+    };
+    all.into_iter().flat_map(flat).collect()
+}
+
+fn environment(python: &Path) -> String {
+    let folder = python.parent().and_then(Path::parent).and_then(Path::file_name);
+    folder.unwrap_or_default().to_string_lossy().into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_saves_more_per_byte_is_worth_more() {
+        let second = Duration::from_secs(1);
+        let worth = |import: u32, uses, idle: u32, bytes| benefit(second * import, uses, second * idle, bytes);
+        assert!(worth(2, 1, 0, 100) > worth(1, 1, 0, 100));
+        assert!(worth(1, 2, 0, 100) > worth(1, 1, 0, 100));
+        assert!(worth(1, 1, 0, 50) > worth(1, 1, 0, 100));
+        assert!(worth(1, 1, 0, 100) > worth(1, 1, 600, 100));
+        assert!(worth(1, 1, 0, 0).is_finite());
+    }
+
+    #[test]
+    fn what_was_learned_is_kept_and_broken_files_are_forgotten() {
+        let cache = tempfile::tempdir().unwrap();
+        let file = cache.path().join("zygotes/denied.json");
+        learn(&file, "e", "one", "hangs");
+        learn(&file, "e", "two", "crashes");
+        learn(&file, "f", EVERY_MODULE, "does not fork");
+        let all = denied(cache.path());
+        assert_eq!(all.len(), 3);
+        assert_eq!(all[0], ("e".to_owned(), "one".to_owned(), "hangs".to_owned()));
+        std::fs::write(&file, "not JSON").unwrap();
+        assert!(denied(cache.path()).is_empty());
+        learn(&file, "e", "one", "hangs");
+        assert_eq!(denied(cache.path()).len(), 1);
+    }
+}

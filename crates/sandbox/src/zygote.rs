@@ -1,0 +1,306 @@
+//! A zygote, from both ends: a warm process in a sandbox of its own, whose children go on in sandboxes of theirs.
+//!
+//! ```text
+//! supervisor                  nest (first process of the zygote)     zygote                 first process of a child's sandbox
+//!  start ───────────────────▶ steps ── fork ──────────────────────▶ imports, waits
+//!  fork  ── Order(Child) ───▶ clone ─────────────────────────────────────────────────────▶ steps
+//!        ◀── namespaces ───────────────────────────────────────────────────────────────────┘
+//!        ── Birth, namespaces, standard descriptors ──────────────▶ `twin` ─▶ child: lands
+//!        ◀── "forked" ─────────────────────────────────────────────┘           └──────────▶ checked, limited
+//!        ◀── pidfd of the function ────────────────────────────────────────────────────────┘
+//! ```
+//!
+//! A child is in namespaces, under a user id, in a root, and under limits of its own, as a function that was executed is. It has a
+//! copy of the zygote's memory and none of its descriptors. What it does reaches neither the zygote nor another child.
+//!
+//! Invariants: the zygote holds no right but that to join namespaces it was handed; every wait of the supervisor has a deadline.
+
+use std::io::{self, PipeReader};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+
+use crate::child::{LANDED, WAY_IN};
+use crate::enter::{Refused, enter};
+use crate::launcher::{Launcher, Sandboxed, ask};
+use crate::limits::{BIRTH_FDS, NAMESPACES};
+use crate::order::{Answer, Order};
+use crate::step::Step;
+use crate::{error::Error, sys, twin};
+
+/// What a zygote says when it has forked; anything else it says is why it could not.
+const FORKED: &[u8] = b"forked";
+
+/// What a zygote is told of a child.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Birth {
+    /// What the child does when it has joined its namespaces.
+    pub landing: Vec<Step>,
+    /// The folder it starts in.
+    pub folder: PathBuf,
+    /// What else its program should know.
+    pub word: String,
+}
+
+/// The supervisor's end of a zygote. Dropping it lets the zygote end; children that run go on.
+#[derive(Debug)]
+pub struct Zygote {
+    nest: Sandboxed,
+    orders: Mutex<OwnedFd>,
+    control: Mutex<OwnedFd>,
+}
+
+/// A child that has landed, and waits for what comes through its standard input.
+#[derive(Debug)]
+pub struct Born {
+    /// Its sandbox.
+    pub sandbox: Sandboxed,
+    /// The function itself.
+    pub function: OwnedFd,
+}
+
+impl Zygote {
+    /// Starts one. Its program says what it likes through its standard input, see [`Zygote::hear`].
+    ///
+    /// # Errors
+    /// As [`Launcher::start`].
+    pub fn start(launcher: &Launcher, order: &Order) -> Result<Self, Error> {
+        let (orders, their_orders) = sys::channel().map_err(Error::Launcher)?;
+        let (control, their_control) = sys::channel().map_err(Error::Launcher)?;
+        let nest = launcher.start_nest(order, &their_control, &their_orders)?;
+        Ok(Self { nest, orders: Mutex::new(orders), control: Mutex::new(control) })
+    }
+
+    /// Readable when nothing is left of it and of its children.
+    #[must_use]
+    pub fn pidfd(&self) -> BorrowedFd<'_> {
+        self.nest.pidfd()
+    }
+
+    /// Ends it and all its children, at once.
+    pub fn kill(&self) {
+        // What has ended already is what was wanted.
+        let _ = sys::kill(self.nest.pidfd());
+    }
+
+    /// Says something to the program before it serves.
+    ///
+    /// # Errors
+    /// It is gone.
+    pub fn say(&self, message: &[u8]) -> io::Result<()> {
+        sys::send(&lock(&self.control), message, &[])
+    }
+
+    /// The next thing that the program says; empty: it has ended.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::TimedOut`], or it is gone.
+    pub fn hear(&self, deadline: Instant) -> io::Result<Vec<u8>> {
+        receive(&lock(&self.control), deadline).map(|(message, _)| message)
+    }
+
+    /// Makes a child, in the sandbox of `order`, with these descriptors as its standard input, output and error.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] if its sandbox cannot be made; [`Error::Zygote`] if it did not land in time, or is not what it should
+    /// be. What was begun is ended.
+    pub fn fork(&self, order: &Order, birth: &Birth, standard: [BorrowedFd<'_>; 3], patience: Duration) -> Result<Born, Error> {
+        let deadline = Instant::now() + patience;
+        let (mut sandbox, line, meeting) = self.sandbox(order)?;
+        let born = receive(&line, deadline).and_then(|(word, namespaces)| {
+            self.conceive(&word, &namespaces, &meeting, birth, standard, deadline)?;
+            // From now on the child alone holds it: should it end, the other end will know.
+            drop(meeting);
+            match receive(&line, deadline)? {
+                (word, descriptors) if word == LANDED => descriptors.into_iter().next().ok_or_else(ended),
+                _ => Err(ended()),
+            }
+        });
+        match born {
+            Ok(function) => Ok(Born { sandbox, function }),
+            Err(error) => {
+                let _ = sys::kill(sandbox.pidfd());
+                let _ = sys::wait_readable([sandbox.pidfd()]);
+                match sandbox.ending() {
+                    Some(crate::Ending::Refused(refusal)) => Err(Error::Refused(refusal)),
+                    _ => Err(Error::Zygote(error)),
+                }
+            }
+        }
+    }
+
+    /// A sandbox with nobody in it but its first process; the line to that, and where its function will meet it.
+    fn sandbox(&self, order: &Order) -> Result<(Sandboxed, OwnedFd, OwnedFd), Error> {
+        let bytes = serde_json::to_vec(order).map_err(|error| Error::Launcher(error.into()))?;
+        let (told, tell): (PipeReader, _) = io::pipe().map_err(Error::Launcher)?;
+        let (line, their_line) = sys::channel().map_err(Error::Launcher)?;
+        let (meeting, their_meeting) = sys::channel().map_err(Error::Launcher)?;
+        let descriptors = [their_meeting.as_fd(), their_line.as_fd(), their_line.as_fd(), tell.as_fd()];
+        match ask(&lock(&self.orders), &bytes, &descriptors).map_err(Error::Zygote)? {
+            (Answer::Started, Some(pidfd)) => Ok((Sandboxed::new(pidfd, told), line, meeting)),
+            (Answer::Refused(refusal), _) => Err(Error::Refused(refusal)),
+            (Answer::Started, None) => Err(Error::Zygote(io::ErrorKind::InvalidData.into())),
+        }
+    }
+
+    fn conceive(
+        &self,
+        word: &[u8],
+        namespaces: &[OwnedFd],
+        meeting: &OwnedFd,
+        birth: &Birth,
+        standard: [BorrowedFd<'_>; 3],
+        deadline: Instant,
+    ) -> io::Result<()> {
+        if word != WAY_IN || namespaces.len() != NAMESPACES {
+            return Err(ended());
+        }
+        let mut descriptors = vec![meeting.as_fd()];
+        descriptors.extend(standard);
+        descriptors.extend(namespaces.iter().map(|namespace| namespace.as_fd()));
+        let control = lock(&self.control);
+        sys::send(&control, &serde_json::to_vec(birth)?, &descriptors)?;
+        let (answer, _) = receive(&control, deadline)?;
+        if answer == FORKED { Ok(()) } else { Err(io::Error::other(String::from_utf8_lossy(&answer).into_owned())) }
+    }
+}
+
+fn ended() -> io::Error {
+    io::Error::new(io::ErrorKind::UnexpectedEof, "it ended before it was there")
+}
+
+fn lock(socket: &Mutex<OwnedFd>) -> std::sync::MutexGuard<'_, OwnedFd> {
+    socket.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn receive(socket: &OwnedFd, deadline: Instant) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> {
+    sys::wait_readable_until([socket.as_fd()], deadline)?;
+    let mut message = Vec::new();
+    let descriptors = sys::receive(socket, &mut message)?;
+    Ok((message, descriptors))
+}
+
+/// The zygote's end.
+#[derive(Debug)]
+pub struct Door(OwnedFd);
+
+/// A child to be made.
+#[derive(Debug)]
+pub struct Request {
+    birth: Birth,
+    meeting: OwnedFd,
+    standard: [OwnedFd; 3],
+    namespaces: [OwnedFd; NAMESPACES],
+}
+
+/// Where a fork comes out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    /// In the process that forked.
+    Parent,
+    /// In the new one.
+    Child,
+}
+
+impl Door {
+    /// Standard input, with `/dev/null` in its place.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn from_stdin() -> io::Result<Self> {
+        let socket = sys::move_up(io::stdin().as_fd(), 3)?;
+        sys::place(std::fs::File::open("/dev/null")?.as_fd(), 0)?;
+        Ok(Self(socket))
+    }
+
+    /// Says something to the supervisor.
+    ///
+    /// # Errors
+    /// It is gone.
+    pub fn say(&self, message: &[u8]) -> io::Result<()> {
+        sys::send(&self.0, message, &[])
+    }
+
+    /// What the supervisor says before the first child.
+    ///
+    /// # Errors
+    /// It is gone.
+    pub fn hear(&self) -> io::Result<Vec<u8>> {
+        let mut message = Vec::new();
+        sys::receive(&self.0, &mut message).map(|_| message)
+    }
+
+    /// Waits for the next child to make; `None`: no more are wanted.
+    ///
+    /// # Errors
+    /// The supervisor is gone, or does not make sense.
+    pub fn wait(&self) -> io::Result<Option<Request>> {
+        let mut message = Vec::new();
+        let descriptors = sys::receive(&self.0, &mut message)?;
+        if message.is_empty() {
+            return Ok(None);
+        }
+        let birth = serde_json::from_slice(&message)?;
+        let nonsense = |_| io::Error::from(io::ErrorKind::InvalidData);
+        let descriptors: [OwnedFd; BIRTH_FDS] = descriptors.try_into().map_err(nonsense)?;
+        let [meeting, stdin, stdout, stderr, namespaces @ ..] = descriptors;
+        Ok(Some(Request { birth, meeting, standard: [stdin, stdout, stderr], namespaces }))
+    }
+
+    /// Tells the supervisor how the fork went.
+    ///
+    /// # Errors
+    /// It is gone.
+    pub fn answer(&self, result: &io::Result<Side>) -> io::Result<()> {
+        match result {
+            Ok(_) => self.say(FORKED),
+            Err(error) => self.say(error.to_string().as_bytes()),
+        }
+    }
+}
+
+/// Names this process, for those who look at processes: what runs, and what waits.
+pub fn set_name(name: &str) {
+    if let Ok(name) = std::ffi::CString::new(name) {
+        sys::set_name(&name);
+    }
+}
+
+/// Ends a child that could not land, without running anything of the zygote's program.
+pub fn leave() -> ! {
+    sys::exit(1)
+}
+
+impl Request {
+    /// Forks. The child must do nothing before it calls [`Request::land`].
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn fork(&self) -> io::Result<Side> {
+        twin::fork_into(&self.namespaces)
+    }
+
+    /// In the child: gives up every right, closes what is not the child's, and says that it is there. Gives [`Birth::word`].
+    ///
+    /// # Errors
+    /// The child must end.
+    pub fn land(self) -> io::Result<String> {
+        let Self { birth, meeting, standard, namespaces } = self;
+        drop(namespaces);
+        sys::own_session();
+        enter(&birth.landing).map_err(|Refused { error, .. }| error)?;
+        std::env::set_current_dir(&birth.folder)?;
+        for (target, descriptor) in (0..).zip(&standard) {
+            sys::place(descriptor.as_fd(), target)?;
+        }
+        // Changing user has hidden the process from itself.
+        sys::show_memory();
+        sys::send(&meeting, sys::own_id().to_string().as_bytes(), &[])?;
+        drop((meeting, standard));
+        sys::close_between(3, u32::MAX)?;
+        Ok(birth.word)
+    }
+}
