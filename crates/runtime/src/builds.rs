@@ -69,6 +69,7 @@ impl Builds {
             groups: group.as_ref().map(forebay_sandbox::group::Group::doors).unwrap_or_default(),
             limits: vec![(resource::CORE, 0), (resource::PROCESSES, PROCESSES_MAX)],
             command: Some(started),
+            role: forebay_sandbox::Role::Function,
         };
         Ok((order, group))
     }

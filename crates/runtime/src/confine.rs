@@ -221,7 +221,7 @@ impl Sandbox {
         let memory_bytes = share(ZYGOTE_MEMORY_PERCENT);
         let mut policy = self.policy(launch, host, memory_bytes)?;
         policy.read.retain(|path| path != launch.folder);
-        let number = self.number.fetch_add(1, Ordering::Relaxed);
+        let number = self.next_number();
         let Some(nest) = nest(&policy, host, number, projects) else { return Ok(None) };
         if host.uid == 0 {
             // Children look their project up as the users they are. The folder lies in a private one.

@@ -309,6 +309,7 @@ impl Worker {
             sandbox: &self.sandbox,
             settings,
             access,
+            zygotes: None,
         };
         let answer = FunctionProcess::spawn(&launch, cancel).and_then(|process| {
             let mut on_line =
