@@ -40,7 +40,7 @@ const PIECE_BYTES_MIN: usize = 1 << 20;
 pub struct Written {
     /// The table's description.
     pub message: Message,
-    /// The new segments. They are neither trimmed nor sealed: the supervisor does that after this process has exited.
+    /// The new segments. They are neither trimmed nor sealed: the supervisor does that once this process has let go of them.
     pub segments: Vec<NewSegment>,
     /// Distinct bytes by how they got into the message.
     pub bytes: Bytes,

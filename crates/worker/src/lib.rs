@@ -8,7 +8,7 @@
 //! ```
 //!
 //! Invariants: when [`Worker::execute`] returns, no process of the run is left; a table is visible to a function only
-//! after its producer has exited and its segment is sealed; whether what was written may be committed is said by the status.
+//! after its segment is sealed; whether what was written may be committed is said by the status.
 
 mod access;
 mod call;
