@@ -5,6 +5,7 @@
 use std::any::Any;
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Instant;
@@ -17,6 +18,7 @@ use forebay_sipc::{Excerpt, Limits, Message, encode_columns};
 use forebay_types::{Coded, Fault, PartitionField, Report};
 
 use crate::import;
+use crate::query;
 use crate::sql::{self, Rows, Strings};
 
 /// Stack of a worker thread: deep expressions are walked recursively.
@@ -93,7 +95,8 @@ struct Function<'a> {
 
 impl Function<'_> {
     async fn run(&self) -> Result<Outcome, Told> {
-        let inputs = Inputs::map(&self.call.segments, &self.frame.fds)?;
+        let segments = self.frame.fds.get(..self.call.segments.len()).unwrap_or(&self.frame.fds);
+        let inputs = Inputs::map(&self.call.segments, segments)?;
         match &self.call.work {
             Work::Scan { metadata_location, snapshot_id, columns, filter, dictionary, views } => {
                 let request = ScanRequest {
@@ -112,10 +115,34 @@ impl Function<'_> {
                 let strings = if *views { Strings::Views } else { Strings::Plain };
                 self.table(sql::run(query, tables, strings, self.threads).await?, &inputs)
             }
+            Work::Query { .. } => self.query(&inputs).await,
             Work::Write { .. } => self.write(&inputs).await,
             Work::Import { .. } => self.import().await,
             Work::Python { .. } => Err(nonsense(&"our own binary runs no Python").into()),
         }
+    }
+
+    async fn query(&self, inputs: &Arc<Inputs>) -> Result<Outcome, Told> {
+        let Work::Query { query, tables, memory_bytes, spill_folder, spill_bytes_max, piped } = &self.call.work else {
+            return Err(nonsense(&"not a query").into());
+        };
+        let request = query::Request {
+            sql: query,
+            tables,
+            threads: self.threads,
+            memory_bytes: usize::try_from(*memory_bytes).unwrap_or(usize::MAX),
+            spill_folder: spill_folder.as_ref().map(PathBuf::from),
+            spill_bytes_max: *spill_bytes_max,
+        };
+        if !*piped {
+            let mut rows = query::Collect::default();
+            query::run(&request, &mut rows).await?;
+            return self.table(rows.finish()?, inputs);
+        }
+        let pipe = self.frame.fds.get(self.call.segments.len()).ok_or_else(|| nonsense(&"a stream without its pipe"))?;
+        let mut pipe = query::Pipe::new(pipe.try_clone().map_err(|error| nonsense(&error))?);
+        query::run(&request, &mut pipe).await?;
+        Ok((Reply::Streamed { rows: pipe.finish().await? }, Frame::default()))
     }
 
     /// The inputs, with the columns the call wants, as dictionaries where it wants them.
