@@ -250,7 +250,12 @@ fn check_query(table: &Item) -> Result<(), (Option<usize>, String)> {
         let (good, wanted) = match key {
             "memory" | "spill" => (text.is_some_and(|text| forebay_plan::memory_bytes(text).is_some()), "a size like \"4GiB\""),
             "spill_folder" => (text.is_some_and(|text| Path::new(text).is_absolute()), "an absolute path"),
-            _ => return Err((start(item), format!("`{key}` is not a setting of queries; the settings are {}", QUERY_KEYS.join(", ")))),
+            _ => {
+                return Err((
+                    start(item),
+                    format!("`{key}` is not a setting of queries; the settings are {}", QUERY_KEYS.join(", ")),
+                ));
+            }
         };
         if !good {
             return Err((start(item), format!("`{key}` of `query` is not {wanted}")));

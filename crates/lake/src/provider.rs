@@ -223,4 +223,3 @@ fn groups(parts: Vec<(u64, PartitionedFile)>, partitions: usize) -> Vec<FileGrou
 pub(crate) fn external(error: Error) -> DataFusionError {
     DataFusionError::External(Box::new(error))
 }
-

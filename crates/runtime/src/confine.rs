@@ -5,6 +5,7 @@
 //! | Python | its environment, its interpreter, our package, the project | `/tmp` | apart |
 //! | scan | the tables of the lake | | the user |
 //! | SQL | | | the user |
+//! | query | the tables of the lake | its folder of spill files | the user |
 //! | write, import | the tables of the lake; the files it imports | the tables of the lake | the user |
 //!
 //! The system's libraries are there for all; what an administrator has added is there for Python functions.

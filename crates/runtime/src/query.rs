@@ -130,12 +130,7 @@ struct Planned {
     task: Arc<datafusion::execution::TaskContext>,
 }
 
-async fn plan(
-    request: &Request<'_>,
-    tables: &Tables,
-    environment: &Arc<RuntimeEnv>,
-    wanted: Joins,
-) -> Result<Planned, Error> {
+async fn plan(request: &Request<'_>, tables: &Tables, environment: &Arc<RuntimeEnv>, wanted: Joins) -> Result<Planned, Error> {
     let context = sql::session_context_within(sql::session_config(), Arc::clone(environment));
     for (name, table) in tables {
         sql::register(&context, name, Arc::clone(table) as _)?;

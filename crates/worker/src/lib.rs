@@ -32,9 +32,9 @@ use forebay_types::{Coded, Fault, Report};
 pub use call::new_location;
 pub use event::{Imported, KeptTable, NodeError, NodeOutcome, NodeStatus, Outcome, RunStatus, WorkerEvent, WrittenTable};
 pub use forebay_envs::Environment;
+pub use forebay_runtime::{CancelToken, Mode as SandboxMode, Settings as SandboxSettings, Stream};
 pub use forebay_sipc::call::QueryTable;
 pub use query::{Answered, Bounds, Query};
-pub use forebay_runtime::{CancelToken, Mode as SandboxMode, Settings as SandboxSettings, Stream};
 
 use store::SegmentIds;
 

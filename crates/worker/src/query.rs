@@ -71,7 +71,8 @@ impl Worker {
         cancel: &CancelToken,
     ) -> Result<Answered, NodeError> {
         let spill = Folder::make(&query.bounds.spill_folder);
-        let spill = spill.map_err(|source| Failure::Start { node: NODE.into(), program: query.bounds.spill_folder.clone(), source });
+        let spill =
+            spill.map_err(|source| Failure::Start { node: NODE.into(), program: query.bounds.spill_folder.clone(), source });
         let spill = spill.map_err(|failure| node_error(&failure))?;
         let first_id = self.segment_ids.next();
         let call = Call {

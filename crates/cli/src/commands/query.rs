@@ -16,6 +16,8 @@ use serde_json::{Map, Value, json};
 use crate::args::QueryArgs;
 use crate::context::{Context, Rows};
 use crate::error::{Error, Failure, Result};
+use crate::exit::Exit;
+use crate::interrupt::on_interrupt;
 use crate::output::SCHEMA;
 use crate::render::rows;
 use crate::render::text::{counted, duration};
@@ -29,14 +31,14 @@ pub fn run(context: &Context, args: QueryArgs) -> Result<()> {
     // These can fail without the control plane, so they come first.
     let form = args.to.as_deref().map(Form::of).transpose()?;
     let sql = sql(&args)?;
-    let memory_bytes = memory(&args)?;
     let limit = limit(&args, form.is_none() && !context.out.is_json());
     let mut session = context.session()?;
     let at = session.or_active(args.at);
-    let op = Op::Query { sql, at, namespace: args.namespace, max_rows: limit.asked, stream: true, memory_bytes };
+    let op = Op::Query { sql, at, namespace: args.namespace, max_rows: limit.asked, stream: true, memory_bytes: args.memory };
     match (&args.to, form) {
         (Some(path), Some(form)) => {
             let mut target = Target::create(path, form)?;
+            remove_on_interrupt(target.beside())?;
             let mut fields = Value::Null;
             let result = session.rows(op, &mut |_, rows| {
                 fields = json!(described(&rows.schema()));
@@ -69,19 +71,20 @@ pub fn run(context: &Context, args: QueryArgs) -> Result<()> {
     Ok(())
 }
 
+/// At Ctrl-C the part that was written goes; the closed connection cancels the query.
+fn remove_on_interrupt(part: &Path) -> Result<()> {
+    let part = part.to_owned();
+    on_interrupt(move || {
+        let _ = std::fs::remove_file(part);
+        std::process::exit(Exit::Failed.code().into());
+    })
+}
+
 fn sql(args: &QueryArgs) -> Result<String> {
     let Some(file) = &args.file else {
         return Ok(args.sql.clone().unwrap_or_default());
     };
     read_text(file)
-}
-
-fn memory(args: &QueryArgs) -> Result<Option<u64>> {
-    let Some(text) = &args.memory else { return Ok(None) };
-    match forebay_plan::memory_bytes(text) {
-        Some(bytes) => Ok(Some(bytes)),
-        None => Err(Error::Memory { text: text.clone() }.into()),
-    }
 }
 
 /// The text of a file, or of stdin for `-`.

@@ -177,7 +177,10 @@ impl PhysicalExpr for Conformed {
         vec![&self.column]
     }
 
-    fn with_new_children(self: Arc<Self>, children: Vec<Arc<dyn PhysicalExpr>>) -> Result<Arc<dyn PhysicalExpr>, DataFusionError> {
+    fn with_new_children(
+        self: Arc<Self>,
+        children: Vec<Arc<dyn PhysicalExpr>>,
+    ) -> Result<Arc<dyn PhysicalExpr>, DataFusionError> {
         let column = children.into_iter().next().unwrap_or_else(|| Arc::clone(&self.column));
         Ok(Arc::new(Self { column, ..Self::clone(&self) }))
     }

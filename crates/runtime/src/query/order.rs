@@ -106,7 +106,18 @@ impl ExecutionPlan for InOrder {
         let count = input.output_partitioning().partition_count();
         let started = move |partition: usize| {
             let mut piece = RecordBatchReceiverStream::builder(input.schema(), PIECE_BATCHES_MAX);
-            piece.run_input(Arc::clone(&input), partition, Arc::clone(&context));
+            let (sender, input, context) = (piece.tx(), Arc::clone(&input), Arc::clone(&context));
+            piece.spawn(async move {
+                let mut rows = input.execute(partition, context)?;
+                while let Some(batch) = rows.next().await {
+                    let failed = batch.is_err();
+                    // Nobody wants the rest, or what comes after an error.
+                    if sender.send(batch).await.is_err() || failed {
+                        break;
+                    }
+                }
+                Ok(())
+            });
             futures::future::ready(piece.build())
         };
         // Pieces start when they are asked for; dropping the stream ends those that run.

@@ -10,8 +10,8 @@ use arrow::datatypes::SchemaRef;
 use arrow::error::ArrowError;
 use arrow::ipc::writer::StreamWriter;
 use datafusion::error::DataFusionError;
-use futures::future::BoxFuture;
 use futures::FutureExt as _;
+use futures::future::BoxFuture;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 
 use super::leaving;

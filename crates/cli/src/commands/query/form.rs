@@ -71,6 +71,11 @@ impl Target {
         Ok(Self { path: path.to_owned(), beside, form, file: Some(BufWriter::new(file)) })
     }
 
+    /// Where it is until it is complete.
+    pub fn beside(&self) -> &Path {
+        &self.beside
+    }
+
     /// Writes all rows.
     pub fn write(&mut self, rows: Rows) -> Result<()> {
         let schema = rows.schema();
@@ -96,7 +101,8 @@ impl Target {
 
     /// Moves the complete file to its place.
     pub fn finish(mut self) -> Result<()> {
-        let moved = self.file.take().map_or(Ok(()), |mut file| file.flush()).and_then(|()| std::fs::rename(&self.beside, &self.path));
+        let moved =
+            self.file.take().map_or(Ok(()), |mut file| file.flush()).and_then(|()| std::fs::rename(&self.beside, &self.path));
         moved.map_err(|error| Error::file("write", &self.path, &error).into())
     }
 }
