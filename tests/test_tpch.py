@@ -60,7 +60,7 @@ def comparable(rows: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
 
 def equal(left: Any, right: Any) -> bool:
     if isinstance(left, float) and isinstance(right, float):
-        return math.isclose(left, right, rel_tol=1e-6)
+        return math.isclose(left, right, rel_tol=1e-6, abs_tol=1e-6)
     return bool(left == right)
 
 

@@ -10,6 +10,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Instant;
 
+use arrow::array::RecordBatch;
 use forebay_lake::{Mode, ScanRequest, WriteRequest};
 use forebay_shm::arena::{self, Settings};
 use forebay_shm::{Channel, Frame, Inputs, die_with_parent, monotonic_ns};
@@ -18,6 +19,7 @@ use forebay_sipc::{Excerpt, Limits, Message, encode_columns};
 use forebay_types::{Coded, Fault, PartitionField, Report};
 
 use crate::import;
+use crate::limits::INLINE_TABLE_BYTES_MAX;
 use crate::query;
 use crate::sql::{self, Rows, Strings};
 
@@ -176,7 +178,12 @@ impl Function<'_> {
         }
         let preview = preview(self.call.preview, &rows)?;
         let returned_at_ns = monotonic_ns();
-        let written = forebay_shm::write(self.call.output_segment, inputs, &rows.schema, rows.batches)?;
+        let bytes: usize = rows.batches.iter().map(RecordBatch::get_array_memory_size).sum();
+        let written = if matches!(self.call.work, Work::Query { .. }) && bytes <= INLINE_TABLE_BYTES_MAX {
+            forebay_shm::write_inline(self.call.output_segment, &rows.schema, rows.batches)?
+        } else {
+            forebay_shm::write(self.call.output_segment, inputs, &rows.schema, rows.batches)?
+        };
         let reply = Reply::Table {
             rows: written.message.rows(),
             bytes: written.bytes,

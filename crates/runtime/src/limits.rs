@@ -55,11 +55,17 @@ pub const QUERY_MEMORY_PERCENT: u64 = 50;
 /// Bytes that a query may spill that names no limit.
 pub const SPILL_BYTES_MAX: u64 = 100 << 30;
 
+/// Bytes of the result of a query that travel in its message, so that nobody waits for the end of its process.
+pub const INLINE_TABLE_BYTES_MAX: usize = 512 << 10;
+
 /// Rows of a batch inside a query.
 pub const QUERY_BATCH_ROWS: usize = 8 * 1024;
 
 /// Bytes of a batch of a query to aim at, where rows are long.
 pub const QUERY_BATCH_BYTES_TARGET: usize = 32 << 20;
+
+/// Batches that the memory of a query holds at least.
+pub const QUERY_MEMORY_BATCHES: usize = 128;
 
 /// Bytes of files that are one piece of a query that keeps the order of rows: pieces are read ahead of those that leave.
 pub const PIECE_BYTES_TARGET: u64 = 16 << 20;

@@ -9,7 +9,8 @@
 //! Whoever calls [`FunctionProcess::call`] waits in one `poll` on both pipes, the reply and the exit; a second, short-lived
 //! thread does the blocking exchange on the channel, so that a child that stops in the middle of a frame cannot hold
 //! up its time limit. Invariants: what a function has started ends with it, as its sandbox does, and that is waited for;
-//! a segment is trimmed and sealed after the exit of the only processes that could write to it, or not published.
+//! a segment is trimmed and sealed after the exit of the only processes that could write to it, or not published. Only a caller of
+//! [`FunctionProcess::ask`] goes on while the process that has answered is being ended, where there is nothing to seal.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -22,6 +23,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use forebay_sandbox::{Ending, Killer, Sandboxed};
+use forebay_shm::Frame;
 use forebay_sipc::call::{Call, Keep, Reply};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
@@ -170,7 +172,30 @@ impl FunctionProcess {
 
     /// Makes its one call and waits until nothing of the process is left.
     pub fn call(
+        self,
+        call: &Call,
+        blobs: Vec<Arc<Vec<u8>>>,
+        fds: Vec<Arc<OwnedFd>>,
+        on_line: &mut dyn FnMut(Stream, &str),
+    ) -> Result<Answer, Failure> {
+        self.converse(Leave::AtExit, call, blobs, fds, on_line)
+    }
+
+    /// As [`FunctionProcess::call`], but returns as soon as there is a reply, if no segment must be sealed for it. The process is ended
+    /// in the background; it ends with this one in any case.
+    pub fn ask(
+        self,
+        call: &Call,
+        blobs: Vec<Arc<Vec<u8>>>,
+        fds: Vec<Arc<OwnedFd>>,
+        on_line: &mut dyn FnMut(Stream, &str),
+    ) -> Result<Answer, Failure> {
+        self.converse(Leave::AtReply, call, blobs, fds, on_line)
+    }
+
+    fn converse(
         mut self,
+        leave: Leave,
         call: &Call,
         blobs: Vec<Arc<Vec<u8>>>,
         fds: Vec<Arc<OwnedFd>>,
@@ -183,34 +208,57 @@ impl FunctionProcess {
             remember(&mut last_lines, line);
             on_line(stream, line);
         };
-        let ended = self.watch(&exchange, &mut on_line);
+        let mut ended = self.watch(Some(&exchange), leave, &mut on_line);
+        let mut exchange = Some(exchange);
+        let mut reply = None;
+        if let Ended::Replied = ended {
+            let early = exchange.take().map(Exchange::finish).expect("not taken before");
+            if matches!(&early, Ok(Some(frame)) if frame.fds.is_empty()) {
+                let answer = self.conclude(Ended::Exited, early, None);
+                bury(self);
+                return answer;
+            }
+            reply = Some(early);
+            // How it ended is needed as well.
+            ended = self.watch(None, Leave::AtExit, &mut on_line);
+        }
         let ending = self.finish();
         self.stdout.drain(&mut on_line);
         self.stderr.drain(&mut on_line);
         self.last_lines = last_lines;
-        let reply = exchange.finish();
+        let reply = reply.or_else(|| exchange.map(Exchange::finish)).expect("one of them is there");
+        let answer = self.conclude(ended, reply, ending);
+        bury(self);
+        answer
+    }
+
+    fn conclude(&self, ended: Ended, reply: Result<Option<Frame>, Broken>, ending: Option<Ending>) -> Result<Answer, Failure> {
         match (ended, reply) {
             (Ended::TimedOut(limit), _) => {
                 Err(Failure::TimedOut { node: self.node.clone(), limit, last_lines: Vec::from(self.last_lines.clone()) })
             }
             (Ended::Failed(source), _) => Err(self.start_failure(source)),
-            (Ended::Exited, Ok(Some(frame))) => self.answer(frame),
-            (Ended::Exited, _) if self.cancel.is_cancelled() => Err(Failure::Cancelled { node: self.node.clone() }),
-            (Ended::Exited, Ok(None)) => Err(self.failure(ending)),
-            (Ended::Exited, Err(Broken::OutOfFiles(error))) => Err(self.start_failure(io::Error::other(error))),
-            (Ended::Exited, Err(Broken::Other(why))) if matches!(ending, Some(Ending::Ended { status: 0, .. })) => {
+            (_, Ok(Some(frame))) => self.answer(frame),
+            (_, _) if self.cancel.is_cancelled() => Err(Failure::Cancelled { node: self.node.clone() }),
+            (_, Ok(None)) => Err(self.failure(ending)),
+            (_, Err(Broken::OutOfFiles(error))) => Err(self.start_failure(io::Error::other(error))),
+            (_, Err(Broken::Other(why))) if matches!(ending, Some(Ending::Ended { status: 0, .. })) => {
                 Err(Failure::Answer { node: self.node.clone(), why })
             }
-            (Ended::Exited, Err(_)) => Err(self.failure(ending)),
+            (_, Err(_)) => Err(self.failure(ending)),
         }
     }
 
     /// Waits for the exit, passing on what is printed meanwhile.
-    fn watch(&mut self, exchange: &Exchange, on_line: &mut dyn FnMut(Stream, &str)) -> Ended {
-        let mut deadline = self.limits.timeout.map(|limit| (Instant::now() + limit, Some(limit)));
-        let mut waiting_for_reply = true;
+    fn watch(&mut self, exchange: Option<&Exchange>, leave: Leave, on_line: &mut dyn FnMut(Stream, &str)) -> Ended {
+        let mut waiting_for_reply = exchange.is_some();
+        let mut deadline = match exchange {
+            Some(_) => self.limits.timeout.map(|limit| (Instant::now() + limit, Some(limit))),
+            None => Some((Instant::now() + EXIT_GRACE, None)),
+        };
         loop {
-            let events = match self.wait(exchange.done(), waiting_for_reply, deadline.map(|(at, _)| at)) {
+            let done = exchange.map_or(self.function.pidfd(), Exchange::done);
+            let events = match self.wait(done, waiting_for_reply, deadline.map(|(at, _)| at)) {
                 Ok(events) => events,
                 Err(error) => return Ended::Failed(error),
             };
@@ -222,6 +270,9 @@ impl FunctionProcess {
             }
             if events.exited {
                 return Ended::Exited;
+            }
+            if events.replied && leave == Leave::AtReply {
+                return Ended::Replied;
             }
             if events.replied && waiting_for_reply {
                 // Its time limit has been met; now it must only go.
@@ -277,7 +328,7 @@ impl FunctionProcess {
         self.function.ending()
     }
 
-    fn answer(&self, frame: forebay_shm::Frame) -> Result<Answer, Failure> {
+    fn answer(&self, frame: Frame) -> Result<Answer, Failure> {
         let wrong = |why: String| Failure::Answer { node: self.node.clone(), why };
         let reply: Reply = serde_json::from_slice(&frame.header).map_err(|error| wrong(error.to_string()))?;
         if let Reply::Failed { code, message, causes, hint, traceback, fault } = reply {
@@ -337,8 +388,22 @@ impl Drop for FunctionProcess {
     }
 }
 
+/// When a caller goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Leave {
+    AtExit,
+    AtReply,
+}
+
+/// Ends a process, if need be, and removes its control groups in the background: the kernel takes tens of milliseconds for that.
+fn bury(process: FunctionProcess) {
+    // Where no thread can be started, dropping the closure does the same here.
+    let _ = std::thread::Builder::new().name("bury".into()).spawn(move || drop(process));
+}
+
 enum Ended {
     Exited,
+    Replied,
     TimedOut(Duration),
     Failed(io::Error),
 }

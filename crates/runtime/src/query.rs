@@ -37,7 +37,7 @@ use futures::StreamExt as _;
 
 use crate::limits::{
     BATCH_ROWS, MEMORY_CONSUMERS_TOLD, PARTITION_ROWS_MIN, PIECE_BYTES_TARGET, PIECES_MAX, QUERY_BATCH_BYTES_TARGET,
-    QUERY_BATCH_ROWS, SORT_RESERVED_BYTES,
+    QUERY_BATCH_ROWS, QUERY_MEMORY_BATCHES, SORT_RESERVED_BYTES,
 };
 use crate::sql::Error;
 
@@ -160,7 +160,9 @@ fn config(config: SessionConfig, request: &Request<'_>, tables: &Tables, wanted:
     let partitions = (rows / PARTITION_ROWS_MIN).clamp(least, partitions.max(least));
     let batch_rows = if in_order { BATCH_ROWS } else { QUERY_BATCH_ROWS };
     let row_bytes = tables.iter().map(|(_, table)| row_bytes(table)).max().unwrap_or(1).max(1);
-    let batch_rows = (QUERY_BATCH_BYTES_TARGET / row_bytes).clamp(1, batch_rows);
+    // An operator that merges what it has spilled holds several batches of each file, so little memory means small batches.
+    let batch_bytes = QUERY_BATCH_BYTES_TARGET.min(request.memory_bytes / QUERY_MEMORY_BATCHES);
+    let batch_rows = (batch_bytes / row_bytes).clamp(1, batch_rows);
     let mut config = config
         .with_target_partitions(partitions)
         .with_batch_size(batch_rows)

@@ -103,18 +103,17 @@ impl Coded for Error {
         match self {
             Self::Lake(error) => error.report(),
             Self::Query(error) if of_lake(error).is_some() => of_lake(error).expect("just found").report(),
-            Self::Query(error) if kind(error) == Kind::Memory => Report::new(
-                "RUN0040",
-                Fault::Request,
-                "the query needs more memory than it has",
-            )
-            .with_cause(error.strip_backtrace().trim())
-            .with_hint(
-                "give it more (`--memory`, or `memory` under `[query]` in config.toml), or join and group fewer rows at once",
-            ),
+            Self::Query(error) if kind(error) == Kind::Memory => {
+                let report = Report::new("RUN0040", Fault::Request, "the query needs more memory than it has");
+                report.with_cause(error.find_root().strip_backtrace().trim()).with_hint(
+                    "give it more (`--memory`, or `memory` under `[query]` in config.toml), or join and group fewer rows at once",
+                )
+            }
             Self::Query(error) if kind(error) == Kind::Disk => {
-                Report::new("RUN0041", Fault::Platform, "the query needs more room for spill files than there is")
-                    .with_cause(error.strip_backtrace().trim())
+                let what = "the query needs more room for spill files than there is";
+                let report = Report::new("RUN0041", Fault::Platform, what);
+                report
+                    .with_cause(error.find_root().strip_backtrace().trim())
                     .with_hint("free disk space, raise `spill` under `[query]` in config.toml, or give the query more memory")
             }
             Self::Query(error) => {

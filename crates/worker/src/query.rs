@@ -120,7 +120,7 @@ impl Worker {
         let process = FunctionProcess::spawn(&launch, cancel)?;
         let mut on_line = |stream, line: &str| events(WorkerEvent::Log { node: NODE.to_owned(), stream, line: line.to_owned() });
         // The pipe ends when the process does, and when nobody here holds it any more.
-        process.call(call, Vec::new(), query.pipe.into_iter().collect(), &mut on_line)
+        process.ask(call, Vec::new(), query.pipe.into_iter().collect(), &mut on_line)
     }
 }
 
