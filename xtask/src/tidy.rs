@@ -183,7 +183,7 @@ fn lengths(files: &[File], findings: &mut Vec<String>) {
 
 /// A code is used in the sources, explained by a page, and provoked by a test.
 fn error_codes(files: &[File], findings: &mut Vec<String>) -> Result<()> {
-    let code = Regex::new(r"\b(?:PLN|CAT|LAK|ENV|IPC|RUN|CTL|CLI)\d{4}\b")?;
+    let code = Regex::new(r"\b(?:PLN|CAT|LAK|ENV|IPC|RUN|CTL|CLI|RST)\d{4}\b")?;
     let (mut used, mut pages, mut tested) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
     for file in files {
         let is_page = file.path.starts_with("docs/errors/");

@@ -2,7 +2,7 @@
 //! modules, writes objects, and moves at most one ref by compare-and-swap, starting over when another writer was first.
 
 use crate::apply::apply;
-use crate::change::{Changes, DEFAULT_NAMESPACE, Diff, Difference, Tree};
+use crate::change::{Changes, DEFAULT_NAMESPACE, Diff, Difference, TableEntry, Tree};
 use crate::error::{Error, Result};
 use crate::history::{Log, meeting};
 use crate::limits::SWAP_ATTEMPTS_MAX;
@@ -12,7 +12,7 @@ use crate::objects::Objects;
 use crate::refs::{MAIN, Ref, RefKind, Refs, State, Stored};
 use crate::store::{LocalStore, Store};
 use chrono::{DateTime, SecondsFormat, Utc};
-use forebay_types::{BranchName, CommitHash};
+use forebay_types::{BranchName, CommitHash, TableName};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
@@ -238,6 +238,21 @@ impl Catalog {
     pub fn namespaces(&self, at: &CommitHash) -> Result<BTreeSet<String>> {
         let tree = self.objects.tree(&self.objects.commit(at)?.tree)?;
         Ok(tree.namespaces.keys().cloned().chain([DEFAULT_NAMESPACE.to_owned()]).collect())
+    }
+
+    /// A table at a commit, if it is there. Reads its namespace only.
+    pub fn entry(&self, at: &CommitHash, table: &TableName) -> Result<Option<TableEntry>> {
+        let tree = self.objects.tree(&self.objects.commit(at)?.tree)?;
+        self.objects.entry(&tree, table)
+    }
+
+    /// The tables of a namespace at a commit by their short names, or `None` if there is no such namespace.
+    pub fn tables_of(&self, at: &CommitHash, namespace: &str) -> Result<Option<BTreeSet<String>>> {
+        let tree = self.objects.tree(&self.objects.commit(at)?.tree)?;
+        if namespace != DEFAULT_NAMESPACE && !tree.namespaces.contains_key(namespace) {
+            return Ok(None);
+        }
+        Ok(Some(self.objects.namespace(&tree, namespace)?.keys().cloned().collect()))
     }
 
     /// The commit itself.

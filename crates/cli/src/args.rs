@@ -5,6 +5,7 @@
 
 mod env;
 mod lake;
+mod serve;
 mod settings;
 mod work;
 
@@ -15,6 +16,7 @@ pub use lake::{
     BranchCommand, CommitArgs, CommitFormat, GcArgs, NamespaceCommand, RevertArgs, TableCommand, TableCreateArgs,
     TableImportArgs, TableRevertArgs, TagCommand, Words,
 };
+pub use serve::ServeArgs;
 #[cfg(test)]
 pub use settings::ProjectFolder;
 pub use settings::{ConfigCommand, ConfigName, DaemonCommand, InitArgs, ParameterCommand, ParameterSetArgs, ParameterType};
@@ -108,6 +110,8 @@ pub enum Command {
     /// List, show, create, fill and remove tables
     #[command(subcommand)]
     Table(TableCommand),
+    /// Serve the lake to other engines: every branch as an Iceberg REST catalog
+    Serve(ServeArgs),
     /// Remove what no branch or tag leads to
     Gc(GcArgs),
     /// List, set and remove the parameters of a project

@@ -15,6 +15,7 @@ mod parameter;
 mod plan;
 mod query;
 mod run;
+mod serve;
 mod table;
 mod tag;
 
@@ -42,6 +43,7 @@ pub fn run(context: &Context, command: Command) -> Result<Exit> {
         Command::Checkout(args) => branch::checkout(context, args),
         Command::Namespace(command) => namespace::run(context, command),
         Command::Table(command) => table::run(context, command),
+        Command::Serve(args) => serve::run(context, args),
         Command::Gc(args) => commit::collect(context, &args),
         Command::Parameter(command) => parameter::run(context, command),
         Command::Job(command) => job::run(context, command),

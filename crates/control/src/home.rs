@@ -152,6 +152,12 @@ impl Home {
         self.run_dir.join("start.lock")
     }
 
+    /// The token of the REST catalog.
+    #[must_use]
+    pub fn rest_token_file(&self) -> PathBuf {
+        self.state_dir.join("rest-token")
+    }
+
     /// The daemon's log.
     #[must_use]
     pub fn log_file(&self) -> PathBuf {

@@ -6,6 +6,7 @@
 //!
 //! - [`home`], [`config`]: where things are, and which settings are in force;
 //! - [`api`]: the protocol; [`client`] speaks it, [`server`] answers it;
+//! - [`rest`]: the lake as an Iceberg REST catalog for other engines, a server of its own;
 //! - [`project`]: immutable copies of sources; `jobs`: records of what ran; `runs`: the transaction.
 //!
 //! Invariants: no row of user data passes here (functions read and write them, in processes of their own);
@@ -28,6 +29,7 @@ pub mod project;
 mod queries;
 mod refs;
 mod replay;
+pub mod rest;
 mod runs;
 pub mod server;
 mod service;

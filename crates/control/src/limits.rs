@@ -53,3 +53,36 @@ pub const LIST_ROWS_MAX: usize = 100_000;
 
 /// How often an append is put upon another writer's append before the conflict is told.
 pub const APPEND_REPLAYS_MAX: usize = 50;
+
+/// Body of a request to the REST catalog, in bytes. A commit of a table with 10,000 columns is about 2 MB.
+pub const REST_BODY_BYTES_MAX: usize = 16 << 20;
+
+/// How long a client of the REST catalog may take to send the head of a request, or to send nothing.
+pub const REST_HEAD_SECONDS_MAX: u64 = 30;
+
+/// How long it may take to send the body.
+pub const REST_BODY_SECONDS_MAX: u64 = 60;
+
+/// How long one connection to the REST catalog lives, however busy: one that reads slowly ends, too.
+pub const REST_CONNECTION_SECONDS_MAX: u64 = 600;
+
+/// How long requests under way may take when a connection, or the server, ends.
+pub const REST_LAST_SECONDS_MAX: u64 = 30;
+
+/// Connections to the REST catalog at once; more wait in the listen queue.
+pub const REST_CONNECTIONS_MAX: usize = 256;
+
+/// Requests to the REST catalog that are worked on at once; more wait.
+pub const REST_REQUESTS_MAX: usize = 16;
+
+/// How often a write over REST is tried while other writers move its tables. Its own requirements end it much earlier.
+pub const REST_ATTEMPTS_MAX: usize = 50;
+
+/// Tables of one transaction over REST.
+pub const REST_TABLES_AT_ONCE_MAX: usize = 1_000;
+
+/// Metadata files the REST catalog keeps in memory.
+pub const REST_TABLES_KEPT_MAX: usize = 256;
+
+/// Characters of a client's `User-Agent` that are kept with its commits.
+pub const REST_CLIENT_NAME_CHARS_MAX: usize = 200;

@@ -252,7 +252,7 @@ impl SnapshotWriter<'_> {
 }
 
 /// Writes `<version>-<uuid>.metadata.json`, put-if-absent and durable.
-fn write_metadata(folder: &Path, metadata: &TableMetadata, previous: Option<&str>) -> Result<String> {
+pub(crate) fn write_metadata(folder: &Path, metadata: &TableMetadata, previous: Option<&str>) -> Result<String> {
     let version = previous
         .and_then(|path| Path::new(path).file_name()?.to_str()?.split_once('-')?.0.parse::<u32>().ok())
         .map_or(0, |version| version.saturating_add(1));

@@ -23,6 +23,7 @@ mod deletes;
 mod error;
 mod facts;
 mod files;
+mod foreign;
 mod join;
 mod metrics;
 mod overwrite;
@@ -46,6 +47,7 @@ mod tests;
 
 pub use error::{Cause, Error, Result};
 pub use facts::{ColumnFacts, TableFacts, facts};
+pub use foreign::{Change, Creation, Foreign, Refusal, Rules};
 pub use partition::PARTITIONS_MAX;
 pub use provider::LakeTable;
 pub use replay::replay_append;
