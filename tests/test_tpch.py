@@ -85,5 +85,5 @@ def test_all_queries_are_right_in_little_memory(tpch: Lab, files: Path) -> None:
         path = tpch.folder / f"{number}.jsonl"
         small = tpch.folder / f"{number}-small.jsonl"
         tpch.forebay("query", sql, "--to", path).ok()
-        tpch.forebay("query", sql, "--memory", "8MiB", "--to", small).ok()
+        tpch.forebay("query", sql, "--memory", "24MiB", "--to", small).ok()
         assert sorted(small.read_text().splitlines()) == sorted(path.read_text().splitlines()), number

@@ -16,6 +16,7 @@
 
 mod joins;
 mod order;
+mod pool;
 mod sink;
 
 use std::path::PathBuf;
@@ -26,7 +27,7 @@ use datafusion::catalog::TableProvider as _;
 use datafusion::error::DataFusionError;
 use datafusion::execution::context::SQLOptions;
 use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
-use datafusion::execution::memory_pool::{FairSpillPool, TrackConsumersPool};
+use datafusion::execution::memory_pool::TrackConsumersPool;
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use datafusion::prelude::SessionConfig;
@@ -96,7 +97,7 @@ fn environment(request: &Request<'_>) -> Result<Arc<RuntimeEnv>, Error> {
         None => DiskManagerMode::Disabled,
     };
     let disk = DiskManagerBuilder::default().with_mode(mode).with_max_temp_directory_size(request.spill_bytes_max);
-    let pool = TrackConsumersPool::new(FairSpillPool::new(request.memory_bytes), MEMORY_CONSUMERS_TOLD);
+    let pool = TrackConsumersPool::new(pool::SharedPool::new(request.memory_bytes), MEMORY_CONSUMERS_TOLD);
     let builder = RuntimeEnvBuilder::new().with_memory_pool(Arc::new(pool)).with_disk_manager_builder(disk);
     Ok(builder.build_arc()?)
 }
@@ -167,7 +168,7 @@ fn config(config: SessionConfig, request: &Request<'_>, tables: &Tables, wanted:
         .with_target_partitions(partitions)
         .with_batch_size(batch_rows)
         .with_round_robin_repartition(!in_order)
-        .with_sort_spill_reservation_bytes(SORT_RESERVED_BYTES.min(request.memory_bytes / (8 * partitions)));
+        .with_sort_spill_reservation_bytes(SORT_RESERVED_BYTES.min(request.memory_bytes / (16 * partitions)));
     config.options_mut().optimizer.prefer_hash_join = wanted == Joins::Hash;
     config
 }
