@@ -134,6 +134,30 @@ def test_readers_of_plain_strings_get_them_made_once(lab: Lab) -> None:
         assert (one["bytes_copied"], one["bytes_referenced"]) == (0, 0) and one["bytes_reshared"] >= ROWS // 2 * TEXT, one
 
 
+def test_what_a_reader_makes_anew_is_counted(lab: Lab) -> None:
+    """Polars' texts are views; pyarrow gets plain strings, Polars what is there."""
+    models = f'''{MADE}
+{PACKAGES}@forebay.model()
+def frame(data: "pl.DataFrame" = forebay.Model("source")):
+    return data.filter(data["id"] % 2 == 0)
+
+{PACKAGES}@forebay.model()
+def plain(data=forebay.Model("frame")):
+    assert data.schema.field("url").type == pa.string()
+    return {{"rows": [data.num_rows]}}
+
+{PACKAGES}@forebay.model()
+def views(data: "pl.DataFrame" = forebay.Model("frame")):
+    return {{"rows": [data.height]}}
+'''
+    run = lab.run(lab.project({"models.py": models})).ok()
+    result = run.json
+    assert ROWS // 2 * TEXT <= node(result, "plain")["bytes_converted"] <= ROWS // 2 * (TEXT + 32)
+    assert [node(result, name)["bytes_converted"] for name in ("source", "frame", "views")] == [0, 0, 0]
+    told = lab.forebay("explain").ok().out
+    assert "made anew by who reads them" in told and "plain" in told.split("made anew by who reads them")[1], told
+
+
 def test_texts_of_every_length_survive(lab: Lab) -> None:
     """Short and long ones, empty ones and nulls, binaries, through filters, sorts and joins."""
     texts = [None if n % 11 == 0 else "é" * (n % 40) + str(n) for n in range(20_000)]

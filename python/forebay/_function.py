@@ -46,7 +46,7 @@ def main() -> NoReturn:
     # Texts of user code may hold lone surrogates, which are no JSON.
     header = json.dumps(reply.header, ensure_ascii=False).encode("utf-8", "replace").decode()
     channel.send(header, reply.blobs, reply.fds)
-    _leave()
+    _leave(channel)
 
 
 class _Reply:
@@ -74,7 +74,7 @@ def _run(frame: Any, call: dict[str, Any], reply: _Reply) -> None:
     function = _load(work["project"], work["file"], work["function"])
     started = time.monotonic_ns()
     inputs = frame.inputs([(segment["id"], segment["length"]) for segment in call["segments"]])
-    arguments = _function_inputs.arguments(work["arguments"], call["inputs"], frame.blobs, inputs)
+    arguments, converted = _function_inputs.arguments(work["arguments"], call["inputs"], frame.blobs, inputs)
     received = time.monotonic_ns() - started
     if work["truth"]:
         reply.header = _truth(function, arguments, reply)
@@ -97,6 +97,7 @@ def _run(frame: Any, call: dict[str, Any], reply: _Reply) -> None:
         "copies": [{"reason": reason, "bytes": count} for reason, count in written.copies],
         "segments": written.segments,
         "times": {"received_ns": received, "returned_at_ns": returned_at},
+        "converted_bytes": converted,
         "preview": written.preview,
         "warnings": warnings,
     }
@@ -199,7 +200,7 @@ def _flush() -> None:
             pass
 
 
-def _leave() -> NoReturn:
+def _leave(channel: Channel) -> NoReturn:
     """Runs exit handlers, then leaves without tearing the interpreter down: nothing in it is needed any more."""
     import atexit
 
@@ -208,4 +209,4 @@ def _leave() -> NoReturn:
     except BaseException:
         pass
     _flush()
-    os._exit(0)
+    channel.leave()

@@ -17,6 +17,7 @@ it, if another frame refers to it, and one does (`_kept`); older versions write 
 
 from __future__ import annotations
 
+import functools
 from typing import Any, Callable
 
 from ._function import Failure
@@ -26,18 +27,26 @@ _kept: list[Any] = []
 
 def arguments(
     wanted: list[dict[str, Any]], inputs: list[dict[str, Any]], messages: list[bytes], segments: Any
-) -> dict[str, Any]:
-    """Keyword arguments by name. The n-th input is described by the n-th message."""
+) -> tuple[dict[str, Any], int]:
+    """Keyword arguments by name, and how many bytes were made anew for them. The n-th input is described by the n-th message."""
     described = {given["name"]: (message, given["columns"], given.get("dictionary", [])) for given, message in zip(inputs, messages)}
     values: dict[str, Any] = {}
+    converted = 0
+
+    def read(name: str, views: bool) -> Any:
+        nonlocal converted
+        message, columns, dictionary = described[name]
+        table = segments.table(message, columns, views, dictionary)
+        converted += table.converted_bytes
+        return table
+
     for argument in wanted:
         name = argument["name"]
         if argument["is"] == "value":
             values[name] = argument["value"]
         else:
-            message, columns, dictionary = described[name]
-            values[name] = _hand_over(name, argument["form"], lambda views: segments.table(message, columns, views, dictionary))
-    return values
+            values[name] = _hand_over(name, argument["form"], functools.partial(read, name))
+    return values, converted
 
 
 def _hand_over(name: str, form: str, read: Callable[[bool], Any]) -> Any:

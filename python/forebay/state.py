@@ -89,7 +89,8 @@ class CopiedState:
 
 @dataclass(frozen=True)
 class NodeState:
-    """One function of a run. The four byte counts say how its result reached shared memory, `copies` why bytes were copied.
+    """One function of a run. The four byte counts say how its result reached shared memory, `copies` why bytes were copied;
+    `bytes_converted` is what it made anew of its inputs, in the layout that its library reads.
 
     `status` is `waiting running done failed cancelled skipped`; `seconds` is wall-clock time, `receive_seconds` from the
     received call to the input tables held, `publish_seconds` from the function's return to its table published.
@@ -105,6 +106,7 @@ class NodeState:
     bytes_referenced: int = 0
     bytes_reshared: int = 0
     bytes_inline: int = 0
+    bytes_converted: int = 0
     copies: tuple[CopiedState, ...] = ()
     receive_seconds: float | None = None
     publish_seconds: float | None = None

@@ -10,7 +10,7 @@ use crate::{pagemap, system};
 use std::sync::atomic::Ordering::Relaxed;
 
 /// Version of [`Face`]; a table of another version is not used.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 /// Name under which the preload library exports its table.
 pub const SYMBOL: &std::ffi::CStr = c"forebay_arena_face";
 
@@ -33,13 +33,14 @@ pub struct Face {
     find: extern "C" fn(*const u8, usize, *mut u32, *mut u64) -> i32,
     descriptor: extern "C" fn(u32) -> i32,
     statistics: extern "C" fn(*mut Statistics),
+    retire: extern "C" fn() -> i32,
 }
 
 impl Face {
     /// The table of the arena that is linked in here. The preload library exports it as `forebay_arena_face`.
     #[must_use]
     pub const fn linked() -> Self {
-        Self { version: VERSION, find: c_find, descriptor: c_descriptor, statistics: c_statistics }
+        Self { version: VERSION, find: c_find, descriptor: c_descriptor, statistics: c_statistics, retire: c_retire }
     }
 }
 
@@ -97,6 +98,13 @@ impl Arena {
         (self.0.statistics)(&raw mut statistics);
         statistics
     }
+
+    /// Ends this process as a writer of the arena's files, which can then be sealed. The process has to `_exit` next: a thread
+    /// that asks for a large block waits for ever. `false`: nothing was done, for want of memory say.
+    #[must_use]
+    pub fn retire(&self) -> bool {
+        (self.0.retire)() != 0
+    }
 }
 
 impl std::fmt::Debug for Arena {
@@ -150,6 +158,10 @@ extern "C" fn c_descriptor(generation: u32) -> RawFd {
     // SAFETY: duplicating a descriptor touches no memory.
     let copy = unsafe { libc::fcntl(file, libc::F_DUPFD_CLOEXEC, 0) };
     if copy < 0 { -system::errno() } else { copy }
+}
+
+extern "C" fn c_retire() -> i32 {
+    i32::from(crate::fork::retire())
 }
 
 extern "C" fn c_statistics(into: *mut Statistics) {

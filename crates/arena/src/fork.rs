@@ -109,7 +109,21 @@ pub fn can_fork() -> bool {
     })
 }
 
-/// Makes the current generation private. `false`: it is as it was.
+/// The end of this process as a writer: no shared and writable mapping of its blocks is left, and none will be made. To be
+/// called right before `_exit`: whoever asks for a large block from now on waits. `false`: it is as it was.
+pub fn retire() -> bool {
+    if !space::acquire_all() {
+        return false;
+    }
+    // SAFETY: all locks are held, and kept.
+    let done = unsafe { make_private() };
+    if !done {
+        space::release_all();
+    }
+    done
+}
+
+/// Makes the current generation private, and sees to it that children can be counted. `false`: it is as it was.
 ///
 /// # Safety
 /// This thread holds all locks.
@@ -118,6 +132,15 @@ unsafe fn freeze() -> bool {
     if space::generations().any(|(_, this)| this.descriptor().is_some()) && !post_witness() {
         LOST.store(true, Relaxed);
     }
+    // SAFETY: the caller's promise.
+    unsafe { make_private() }
+}
+
+/// Maps the blocks of the current generation private over themselves. `false`: they are as they were.
+///
+/// # Safety
+/// This thread holds all locks.
+unsafe fn make_private() -> bool {
     let index = space::CURRENT.load(Relaxed);
     if index == NONE || space::generation(index).state() != State::Shared {
         return true;

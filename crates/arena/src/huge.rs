@@ -6,11 +6,16 @@
 //! 2 MiB is there, it makes the whole a huge page. Measured on 4 KiB pages against this, per GiB: filling 850 against 105 ms,
 //! exit 45 against 0.3, seal 10 against 0.1, a reader's first look at each page 90 against 4 (`docs/decisions`).
 //!
+//! Each call costs 0.1 ms per huge page, and a wait for the other processors, which may be a tick (4 ms) when one of them idles:
+//! more than the small pages cost that one huge page saves. So a block is one call, and a block that saves less than
+//! the last call waited goes without; each that does lets the memory of that wait fade, so that the kernel is tried again.
+//!
 //! Invariants: only ever speed and memory change, never contents: collapsing keeps the bytes, also under concurrent writers.
 //! A kernel that does not know it, or has no huge page to give, is not asked for ever.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::time::Instant;
 
 use crate::system::{self, PAGE_BYTES};
 
@@ -21,6 +26,16 @@ const MADV_COLLAPSE: i32 = 25;
 /// After so many refusals in a row the kernel is not asked again.
 const PATIENCE: u32 = 16;
 
+/// Most that is asked for in one call: nothing interrupts it.
+const BATCH_BYTES: usize = 32 * HUGE_BYTES;
+/// What a huge page costs the kernel, and what it saves against small ones, filling alone, in microseconds.
+const COST_US: u32 = 150;
+const SAVED_US: u32 = 1500;
+/// Longest wait that is remembered, in microseconds: one that took longer was an accident.
+const WAIT_US_MAX: u32 = 8000;
+
+/// Microseconds the last call waited, faded.
+static WAIT_US: AtomicU32 = AtomicU32::new(0);
 static REFUSALS: AtomicU32 = AtomicU32::new(0);
 pub static BACKED: AtomicU64 = AtomicU64::new(0);
 
@@ -32,30 +47,53 @@ pub fn back(fresh: Range<usize>) {
     if REFUSALS.load(Relaxed) >= PATIENCE {
         return;
     }
+    let pages = worth_it(&fresh);
+    if pages.is_empty() || !saves_more_than_it_waits(count(&pages)) {
+        return;
+    }
     system::keeping_errno(|| {
-        let mut at = fresh.start.next_multiple_of(HUGE_BYTES);
-        while at < fresh.end && is_worth_it(&fresh, at) {
-            if !back_one(at) {
-                return;
-            }
-            at += HUGE_BYTES;
+        let mut rest = pages.clone();
+        while !rest.is_empty() && back_some(rest.start..rest.end.min(rest.start + BATCH_BYTES)) {
+            rest.start += BATCH_BYTES;
         }
     });
 }
 
-fn is_worth_it(fresh: &Range<usize>, at: usize) -> bool {
-    fresh.len() < HUGE_BYTES || fresh.end - at >= HUGE_BYTES / 2
+/// The huge pages that begin in a request and are worth it.
+fn worth_it(fresh: &Range<usize>) -> Range<usize> {
+    let start = fresh.start.next_multiple_of(HUGE_BYTES);
+    let used = fresh.end.saturating_sub(start);
+    let spare = if fresh.len() < HUGE_BYTES { HUGE_BYTES - 1 } else { HUGE_BYTES / 2 };
+    start..start + (used + spare) / HUGE_BYTES * HUGE_BYTES
+}
+
+/// Whether so many huge pages are worth a call. A `no` fades the memory of the last call's wait.
+fn saves_more_than_it_waits(pages: u32) -> bool {
+    let wait = WAIT_US.load(Relaxed);
+    let saves = wait <= pages.saturating_mul(SAVED_US);
+    if !saves {
+        WAIT_US.store(wait - wait.div_ceil(32), Relaxed);
+    }
+    saves
+}
+
+fn count(pages: &Range<usize>) -> u32 {
+    u32::try_from(pages.len() / HUGE_BYTES).unwrap_or(u32::MAX)
 }
 
 /// `false`: do not go on.
-fn back_one(at: usize) -> bool {
-    // There must be a page to start from.
-    if !system::advise(at, PAGE_BYTES, MADV_POPULATE_WRITE) {
+fn back_some(pages: Range<usize>) -> bool {
+    // There must be a page to start from in each.
+    if !pages.clone().step_by(HUGE_BYTES).all(|at| system::advise(at, PAGE_BYTES, MADV_POPULATE_WRITE)) {
         return false;
     }
-    if system::advise(at, HUGE_BYTES, MADV_COLLAPSE) {
+    let started = Instant::now();
+    let done = system::advise(pages.start, pages.len(), MADV_COLLAPSE);
+    let took = u32::try_from(started.elapsed().as_micros()).unwrap_or(u32::MAX);
+    WAIT_US.store(took.saturating_sub(COST_US * count(&pages)).min(WAIT_US_MAX), Relaxed);
+    if done {
         REFUSALS.store(0, Relaxed);
-        BACKED.fetch_add(HUGE_BYTES as u64, Relaxed);
+        BACKED.fetch_add(pages.len() as u64, Relaxed);
         return true;
     }
     let refusals = if system::errno() == libc::EINVAL { PATIENCE } else { REFUSALS.load(Relaxed) + 1 };

@@ -114,7 +114,7 @@ fn fresh_memory_comes_in_huge_pages_where_the_kernel_gives_them() {
         growing.resize(3 * MIB, 3);
         growing.reserve_exact(6 * MIB);
         growing.resize(9 * MIB, 3);
-        assert!(arena.statistics().huge_bytes >= huge(28 * MIB));
+        assert!(arena.statistics().huge_bytes >= huge(20 * MIB), "more, unless the kernel was slow: then these went without");
         let sparse = vec![0u8; 512 * MIB];
         let map = map(1 << 30);
         assert!(arena.statistics().huge_bytes < 64 * MIB as u64, "what may be sparse comes as it is touched");
@@ -452,6 +452,40 @@ fn a_descriptor_that_is_not_ours_any_more_is_not_given_out() {
         assert!(unsafe { libc::dup2(null.as_raw_fd(), file as i32) } >= 0);
         assert!(arena.descriptor(generation).is_err());
         assert!(arena.statistics().held_bytes == 0);
+    });
+}
+
+#[test]
+#[cfg_attr(miri, ignore = "Miri knows no memory files")]
+fn after_retiring_the_file_can_be_sealed_while_threads_run_on() {
+    alone("after_retiring_the_file_can_be_sealed_while_threads_run_on", Settings::default(), |_| {
+        let child = in_child(|| {
+            let arena = of_process().unwrap();
+            let mut block = vec![7u8; 4 * MIB];
+            let (generation, offset) = here(arena, &block);
+            let file = arena.descriptor(generation).unwrap();
+            // SAFETY: numbers only.
+            let seal = || unsafe { libc::fcntl(file.as_raw_fd(), libc::F_ADD_SEALS, libc::F_SEAL_WRITE) } == 0;
+            assert!(!seal(), "it is mapped for writing");
+            let (mut go, mut done) = pipes();
+            let at = block.as_mut_ptr() as usize;
+            std::thread::spawn(move || {
+                go.wait();
+                // SAFETY: the block lives as long as the process, and the other thread reads this byte after the bell.
+                unsafe { (at as *mut u8).write(9) };
+                done.post();
+            });
+            assert!(arena.retire());
+            assert!(seal());
+            go.post();
+            done.wait();
+            let mut read = [0u8; 2];
+            // SAFETY: `read` has room for two bytes.
+            assert_eq!(unsafe { libc::pread(file.as_raw_fd(), read.as_mut_ptr().cast(), 2, offset as i64) }, 2);
+            // SAFETY: the process ends with its memory held: to free it would wait for ever.
+            unsafe { libc::_exit(i32::from(block[0] != 9 || read != [7, 7])) }
+        });
+        assert!(succeeded(child));
     });
 }
 

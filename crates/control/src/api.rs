@@ -545,10 +545,13 @@ pub struct NodeResult {
     /// Why bytes were copied; adds up to `bytes_copied`.
     #[serde(default)]
     pub copies: Vec<Copied>,
+    /// Bytes of input columns that were made anew for the library that reads them, in another layout.
+    #[serde(default)]
+    pub bytes_converted: u64,
     /// From the received call to the input tables held, inside the function.
     #[serde(default)]
     pub receive_seconds: Option<f64>,
-    /// From the function's return to its table published: exit, trim and seal included.
+    /// From the function's return to its table published: trim and seal included.
     #[serde(default)]
     pub publish_seconds: Option<f64>,
     /// `none` until results are cached.

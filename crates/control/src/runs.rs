@@ -447,6 +447,7 @@ fn node_result(outcome: &NodeOutcome) -> NodeResult {
             .iter()
             .map(|copied| api::Copied { reason: copied.reason.as_str().to_owned(), bytes: copied.bytes })
             .collect(),
+        bytes_converted: outcome.converted_bytes,
         receive_seconds: outcome.receive_seconds,
         publish_seconds: outcome.publish_seconds,
         cache: "none".to_owned(),

@@ -95,6 +95,12 @@ impl Channel {
         }
     }
 
+    /// Ends this process after its last frame: nothing more is written to shared memory, the other side sees the end, and no
+    /// exit handler runs.
+    fn leave(&self) -> PyResult<()> {
+        forebay_shm::leave(&*self.open()?)
+    }
+
     fn __enter__(slf: Py<Self>) -> Py<Self> {
         slf
     }

@@ -12,7 +12,7 @@ use arrow::ffi::FFI_ArrowSchema;
 use arrow::ffi_stream::FFI_ArrowArrayStream;
 use arrow::record_batch::{RecordBatch, RecordBatchIterator, RecordBatchOptions};
 use forebay_sipc::call::SegmentRef;
-use forebay_sipc::{Limits, Message, encode_columns};
+use forebay_sipc::{Limits, Message, converted_bytes, encode_columns};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyCapsule;
@@ -62,9 +62,11 @@ impl Inputs {
             message = message.project(&columns).map_err(raise_sipc)?;
         }
         let table = self.inner.rebuild(&message).map_err(raise_shm)?;
-        let (schema, batches) = encode_columns(&table.schema, table.batches, &dictionary).map_err(raise_sipc)?;
+        let before = table.schema;
+        let (schema, batches) = encode_columns(&before, table.batches, &dictionary).map_err(raise_sipc)?;
         let (schema, batches) = if views { (schema, batches) } else { plain(schema, batches)? };
-        Ok(Table { schema, batches })
+        let converted_bytes = converted_bytes(&before, &batches);
+        Ok(Table { schema, batches, converted_bytes })
     }
 }
 
@@ -73,6 +75,9 @@ impl Inputs {
 pub(crate) struct Table {
     schema: SchemaRef,
     batches: Vec<RecordBatch>,
+    /// Bytes of columns that were made anew, in another layout.
+    #[pyo3(get)]
+    converted_bytes: u64,
 }
 
 impl Table {

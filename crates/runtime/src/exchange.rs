@@ -1,9 +1,10 @@
 //! The supervisor's end of a function's channel: one call out, one reply in, on a thread of its own.
 //!
+//! After the reply the thread waits for the end of the channel, with which a process says that it has let go of its memory.
 //! Blocking is harmless there: when the process is gone, [`Exchange::finish`] shuts the channel down, which wakes the
 //! thread wherever it waits; what the process had sent before is still received.
 
-use std::io::{self, PipeReader};
+use std::io::{self, PipeReader, Read as _, Write as _};
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -39,21 +40,34 @@ impl Exchange {
         let channel = line.channel.try_clone().map_err(io::Error::other)?;
         let thread = std::thread::Builder::new().name("exchange".into()).spawn(move || {
             // Closed when the thread ends, which is what the supervisor's poll sees.
-            let _finished = finished;
+            let mut finished = finished;
             let blobs: Vec<&[u8]> = blobs.iter().map(|blob| blob.as_slice()).collect();
             let fds: Vec<BorrowedFd<'_>> = fds.iter().map(|fd| fd.as_fd()).collect();
             line.channel.send_parts(&header, &blobs, &fds)?;
-            line.channel.recv()
+            let reply = line.channel.recv()?;
+            if reply.is_some() {
+                // Nobody listens to a process that is gone; and what comes after a reply is of no interest but its end.
+                let _ = finished.write_all(b"r").and_then(|()| line.channel.recv().map_err(io::Error::other));
+            }
+            Ok(reply)
         })?;
         Ok(Self { channel, thread, done })
     }
 
-    /// Readable when there is a reply, or will never be one.
+    /// Readable when [`Exchange::news`] has something to say.
     pub fn done(&self) -> BorrowedFd<'_> {
         self.done.as_fd()
     }
 
-    /// To be called when the process is gone: the reply, `None` if it closed the channel without one, or what went wrong.
+    /// What has happened. To be asked when [`Exchange::done`] is readable.
+    pub fn news(&self) -> News {
+        match (&self.done).read(&mut [0]) {
+            Ok(1) => News::Replied,
+            _ => News::Over,
+        }
+    }
+
+    /// To be called when the process is gone or the channel at its end: the reply, `None` if it closed the channel without one, or what went wrong.
     pub fn finish(self) -> Result<Option<Frame>, Broken> {
         self.channel.shutdown();
         match self.thread.join() {
@@ -62,6 +76,14 @@ impl Exchange {
             Err(_) => Err(Broken::Other("the exchange panicked".into())),
         }
     }
+}
+
+/// A step of an exchange.
+pub(crate) enum News {
+    /// There is a reply.
+    Replied,
+    /// The process has ended the channel, after its reply or without one.
+    Over,
 }
 
 /// Why there is no reply although there may have been one.

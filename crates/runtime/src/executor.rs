@@ -15,7 +15,7 @@ use forebay_lake::{Mode, ScanRequest, WriteRequest};
 use forebay_shm::arena::{self, Settings};
 use forebay_shm::{Channel, Frame, Inputs, die_with_parent, monotonic_ns};
 use forebay_sipc::call::{Call, CallInput, Preview, Reply, Times, Work};
-use forebay_sipc::{Excerpt, Limits, Message, encode_columns};
+use forebay_sipc::{Excerpt, Limits, Message, converted_bytes, encode_columns};
 use forebay_types::{Coded, Fault, PartitionField, Report};
 
 use crate::import;
@@ -56,7 +56,8 @@ fn serve() -> Result<(), forebay_shm::Error> {
         Err(panic) => (failed(&panicked(panic.as_ref())), Frame::default()),
     };
     let header = serde_json::to_vec(&reply).expect("a reply has string keys only");
-    channel.send(&Frame { header, ..answer })
+    channel.send(&Frame { header, ..answer })?;
+    forebay_shm::leave(&channel)
 }
 
 /// An error of any of our crates, as a report.
@@ -80,7 +81,7 @@ fn execute(frame: &Frame) -> Result<Outcome, Report> {
         .enable_all()
         .build()
         .map_err(|error| nonsense(&error))?;
-    let function = Function { call: &call, frame, threads, received_ns: Cell::new(0) };
+    let function = Function { call: &call, frame, threads, received_ns: Cell::new(0), converted_bytes: Cell::new(0) };
     let outcome = runtime.block_on(function.run()).map_err(|Told(report)| report);
     // Reading threads may still be at work on what nobody wants any more.
     runtime.shutdown_background();
@@ -93,6 +94,8 @@ struct Function<'a> {
     threads: usize,
     /// From the call to its tables held, in nanoseconds.
     received_ns: Cell<u64>,
+    /// Bytes of input columns made anew, as dictionaries.
+    converted_bytes: Cell<u64>,
 }
 
 impl Function<'_> {
@@ -160,6 +163,7 @@ impl Function<'_> {
             };
             let table = inputs.rebuild(&message)?;
             let (schema, batches) = encode_columns(&table.schema, table.batches, &input.dictionary)?;
+            self.converted_bytes.set(self.converted_bytes.get() + converted_bytes(&table.schema, &batches));
             Ok((input.name.clone(), Rows { schema, batches }))
         };
         let started = Instant::now();
@@ -190,6 +194,7 @@ impl Function<'_> {
             copies: written.copies,
             segments: written.segments.iter().map(|segment| segment.id).collect(),
             times: Times { received_ns: self.received_ns.get(), returned_at_ns },
+            converted_bytes: self.converted_bytes.get(),
             preview,
             warnings: Vec::new(),
         };

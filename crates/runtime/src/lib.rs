@@ -29,5 +29,5 @@ pub use forebay_shm::arena::{Allocator, gives_huge_pages};
 pub use forebay_shm::monotonic_ns;
 pub use limits::SPILL_BYTES_MAX;
 pub use lines::Stream;
-pub use process::{Answer, FunctionProcess, Launch, NewSegment, ProcessLimits, Program};
+pub use process::{Answer, FunctionProcess, Launch, NewSegment, ProcessLimits, Program, Remains};
 pub use python::PythonRuntime;

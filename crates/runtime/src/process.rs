@@ -1,16 +1,18 @@
 //! One function process, from start to the last trace of it, seen from the supervisor.
 //!
 //! ```text
-//! spawn ─▶ (waits for its call; may have imported already) ─▶ call ─▶ reply ─▶ exit ─▶ sandbox gone ─▶ trim, seal ─▶ Answer
+//! spawn ─▶ (waits for its call; may have imported already) ─▶ call ─▶ reply ─▶ lets go ─▶ trim, seal ─▶ Answer ─▶ kill ─▶ sandbox gone
 //!                                                              │ exit, signal, time limit, cancel
 //!                                                              └─▶ kill ─▶ sandbox gone ─▶ Failure
 //! ```
 //!
 //! Whoever calls [`FunctionProcess::call`] waits in one `poll` on both pipes, the reply and the exit; a second, short-lived
 //! thread does the blocking exchange on the channel, so that a child that stops in the middle of a frame cannot hold
-//! up its time limit. Invariants: what a function has started ends with it, as its sandbox does, and that is waited for;
-//! a segment is trimmed and sealed after the exit of the only processes that could write to it, or not published. Only a caller of
-//! [`FunctionProcess::ask`] goes on while the process that has answered is being ended, where there is nothing to seal.
+//! up its time limit. A function that has replied makes its memory private and says so; its segments are sealed while it exits.
+//! The kernel refuses to seal what a process still maps for writing: then its exit is waited for.
+//!
+//! Invariants: what a function has started ends with it, as its sandbox does, and whoever holds its [`Remains`] waits for that; a
+//! segment is trimmed and sealed before anybody reads it, or not published.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -23,7 +25,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use forebay_sandbox::{Ending, Killer, Sandboxed};
-use forebay_shm::Frame;
 use forebay_sipc::call::{Call, Keep, Reply};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
@@ -31,7 +32,7 @@ use rustix::io::Errno;
 use crate::cancel::CancelToken;
 use crate::confine::{Access, Confined, Refusal, Sandbox, Settings};
 use crate::error::{Failure, Memory, told};
-use crate::exchange::{Broken, Exchange, Line};
+use crate::exchange::{Broken, Exchange, Line, News};
 use crate::limits::{EXIT_GRACE, LAST_LINE_CHARS_MAX, LAST_LINES_MAX};
 use crate::lines::{Lines, Stream};
 
@@ -91,7 +92,7 @@ pub struct Launch<'a> {
     pub access: &'a Access,
 }
 
-/// What a function gave back. Its process is gone.
+/// What a function gave back.
 #[derive(Debug)]
 pub struct Answer {
     /// Its reply, never `Failed`.
@@ -100,6 +101,15 @@ pub struct Answer {
     pub message: Option<Vec<u8>>,
     /// Its new segments, trimmed and sealed.
     pub segments: Vec<NewSegment>,
+}
+
+/// A function that has answered and may still be about to exit. Dropping it ends it, and waits until nothing of it is left.
+pub struct Remains(#[expect(dead_code, reason = "held to be dropped")] FunctionProcess);
+
+impl std::fmt::Debug for Remains {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("Remains")
+    }
 }
 
 /// A segment nobody can change any more.
@@ -170,37 +180,14 @@ impl FunctionProcess {
         })
     }
 
-    /// Makes its one call and waits until nothing of the process is left.
+    /// Makes its one call and waits for what it answers, or, if it fails, until nothing of the process is left.
     pub fn call(
-        self,
-        call: &Call,
-        blobs: Vec<Arc<Vec<u8>>>,
-        fds: Vec<Arc<OwnedFd>>,
-        on_line: &mut dyn FnMut(Stream, &str),
-    ) -> Result<Answer, Failure> {
-        self.converse(Leave::AtExit, call, blobs, fds, on_line)
-    }
-
-    /// As [`FunctionProcess::call`], but returns as soon as there is a reply, if no segment must be sealed for it. The process is ended
-    /// in the background; it ends with this one in any case.
-    pub fn ask(
-        self,
-        call: &Call,
-        blobs: Vec<Arc<Vec<u8>>>,
-        fds: Vec<Arc<OwnedFd>>,
-        on_line: &mut dyn FnMut(Stream, &str),
-    ) -> Result<Answer, Failure> {
-        self.converse(Leave::AtReply, call, blobs, fds, on_line)
-    }
-
-    fn converse(
         mut self,
-        leave: Leave,
         call: &Call,
         blobs: Vec<Arc<Vec<u8>>>,
         fds: Vec<Arc<OwnedFd>>,
         on_line: &mut dyn FnMut(Stream, &str),
-    ) -> Result<Answer, Failure> {
+    ) -> Result<(Answer, Remains), Failure> {
         let line = self.line.take().expect("a process is called once");
         let exchange = Exchange::start(line, call, blobs, fds).map_err(|source| self.start_failure(source))?;
         let mut last_lines = VecDeque::new();
@@ -208,37 +195,18 @@ impl FunctionProcess {
             remember(&mut last_lines, line);
             on_line(stream, line);
         };
-        let mut ended = self.watch(Some(&exchange), leave, &mut on_line);
-        let mut exchange = Some(exchange);
-        let mut reply = None;
-        if let Ended::Replied = ended {
-            let early = exchange.take().map(Exchange::finish).expect("not taken before");
-            if matches!(&early, Ok(Some(frame)) if frame.fds.is_empty()) {
-                let answer = self.conclude(Ended::Exited, early, None);
-                bury(self);
-                return answer;
-            }
-            reply = Some(early);
-            // How it ended is needed as well.
-            ended = self.watch(None, Leave::AtExit, &mut on_line);
-        }
-        let ending = self.finish();
+        let ended = self.watch(&exchange, &mut on_line);
+        let ending = if matches!(ended, Ended::LetGo) { None } else { self.finish() };
         self.stdout.drain(&mut on_line);
         self.stderr.drain(&mut on_line);
         self.last_lines = last_lines;
-        let reply = reply.or_else(|| exchange.map(Exchange::finish)).expect("one of them is there");
-        let answer = self.conclude(ended, reply, ending);
-        bury(self);
-        answer
-    }
-
-    fn conclude(&self, ended: Ended, reply: Result<Option<Frame>, Broken>, ending: Option<Ending>) -> Result<Answer, Failure> {
+        let reply = exchange.finish();
         match (ended, reply) {
             (Ended::TimedOut(limit), _) => {
                 Err(Failure::TimedOut { node: self.node.clone(), limit, last_lines: Vec::from(self.last_lines.clone()) })
             }
             (Ended::Failed(source), _) => Err(self.start_failure(source)),
-            (_, Ok(Some(frame))) => self.answer(frame),
+            (Ended::Exited | Ended::LetGo, Ok(Some(frame))) => self.answer(frame),
             (_, _) if self.cancel.is_cancelled() => Err(Failure::Cancelled { node: self.node.clone() }),
             (_, Ok(None)) => Err(self.failure(ending)),
             (_, Err(Broken::OutOfFiles(error))) => Err(self.start_failure(io::Error::other(error))),
@@ -249,16 +217,12 @@ impl FunctionProcess {
         }
     }
 
-    /// Waits for the exit, passing on what is printed meanwhile.
-    fn watch(&mut self, exchange: Option<&Exchange>, leave: Leave, on_line: &mut dyn FnMut(Stream, &str)) -> Ended {
-        let mut waiting_for_reply = exchange.is_some();
-        let mut deadline = match exchange {
-            Some(_) => self.limits.timeout.map(|limit| (Instant::now() + limit, Some(limit))),
-            None => Some((Instant::now() + EXIT_GRACE, None)),
-        };
+    /// Waits until it has answered and let go, or is gone, passing on what is printed meanwhile.
+    fn watch(&mut self, exchange: &Exchange, on_line: &mut dyn FnMut(Stream, &str)) -> Ended {
+        let mut deadline = self.limits.timeout.map(|limit| (Instant::now() + limit, Some(limit)));
+        let (mut replied, mut over) = (false, false);
         loop {
-            let done = exchange.map_or(self.function.pidfd(), Exchange::done);
-            let events = match self.wait(done, waiting_for_reply, deadline.map(|(at, _)| at)) {
+            let events = match self.wait(exchange.done(), !over, deadline.map(|(at, _)| at)) {
                 Ok(events) => events,
                 Err(error) => return Ended::Failed(error),
             };
@@ -271,12 +235,13 @@ impl FunctionProcess {
             if events.exited {
                 return Ended::Exited;
             }
-            if events.replied && leave == Leave::AtReply {
-                return Ended::Replied;
-            }
-            if events.replied && waiting_for_reply {
+            if events.news {
+                over = matches!(exchange.news(), News::Over);
+                if over && replied {
+                    return Ended::LetGo;
+                }
                 // Its time limit has been met; now it must only go.
-                waiting_for_reply = false;
+                replied = true;
                 deadline = Some((Instant::now() + EXIT_GRACE, None));
             }
             match deadline {
@@ -292,14 +257,14 @@ impl FunctionProcess {
         }
     }
 
-    fn wait(&self, done: BorrowedFd<'_>, for_reply: bool, until: Option<Instant>) -> io::Result<Events> {
+    fn wait(&self, done: BorrowedFd<'_>, for_news: bool, until: Option<Instant>) -> io::Result<Events> {
         let timeout = until.map(|until| until.saturating_duration_since(Instant::now()));
         let timeout = timeout.map(|left| Timespec::try_from(left).unwrap_or(Timespec { tv_sec: 86_400, tv_nsec: 0 }));
         let sources = [
             (true, self.function.pidfd()),
             (self.stdout.open, self.stdout.pipe.as_fd()),
             (self.stderr.open, self.stderr.pipe.as_fd()),
-            (for_reply, done),
+            (for_news, done),
         ];
         let wanted = sources.iter().filter(|(wanted, _)| *wanted);
         let mut fds: Vec<PollFd<'_>> = wanted.map(|(_, fd)| PollFd::from_borrowed_fd(*fd, PollFlags::IN)).collect();
@@ -311,9 +276,9 @@ impl FunctionProcess {
             }
         }
         let mut polled = fds.iter();
-        let [exited, stdout, stderr, replied] =
+        let [exited, stdout, stderr, news] =
             sources.map(|(wanted, _)| wanted && polled.next().is_some_and(|fd| !fd.revents().is_empty()));
-        Ok(Events { exited, stdout, stderr, replied })
+        Ok(Events { exited, stdout, stderr, news })
     }
 
     /// Waits until nothing is left of it, after killing what is still there.
@@ -328,10 +293,12 @@ impl FunctionProcess {
         self.function.ending()
     }
 
-    fn answer(&self, frame: Frame) -> Result<Answer, Failure> {
-        let wrong = |why: String| Failure::Answer { node: self.node.clone(), why };
+    fn answer(mut self, frame: forebay_shm::Frame) -> Result<(Answer, Remains), Failure> {
+        let node = self.node.clone();
+        let wrong = |why: String| Failure::Answer { node: node.clone(), why };
         let reply: Reply = serde_json::from_slice(&frame.header).map_err(|error| wrong(error.to_string()))?;
         if let Reply::Failed { code, message, causes, hint, traceback, fault } = reply {
+            self.finish();
             let failure = told(code, message, causes, hint, traceback, &fault);
             return Err(failure.beside(self.out_of_memory()));
         }
@@ -344,11 +311,17 @@ impl FunctionProcess {
         let mut segments = Vec::with_capacity(named.len());
         for ((id, file), keep) in named.iter().zip(frame.fds).zip(blobs) {
             let keep = Keep::decode(&keep).ok_or_else(|| wrong("it does not say what to keep of a segment".into()))?;
-            forebay_shm::trim(&file, &keep).map_err(|error| wrong(format!("its segment could not be trimmed: {error}")))?;
-            forebay_shm::seal(&file).map_err(|error| wrong(format!("its segment could not be sealed: {error}")))?;
+            let publish = || forebay_shm::publish(&file, &keep).map_err(|error| wrong(format!("of its segment: {error}")));
+            if !publish()? {
+                // A process of it maps the segment for writing, and so has to go first.
+                self.finish();
+                if !publish()? {
+                    return Err(wrong("its segment could not be sealed".into()));
+                }
+            }
             segments.push(NewSegment { id: *id, length: keep.length, file: Arc::new(file) });
         }
-        Ok(Answer { reply, message, segments })
+        Ok((Answer { reply, message, segments }, Remains(self)))
     }
 
     /// What it used, if the kernel has killed a process of it for its memory.
@@ -388,22 +361,10 @@ impl Drop for FunctionProcess {
     }
 }
 
-/// When a caller goes on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Leave {
-    AtExit,
-    AtReply,
-}
-
-/// Ends a process, if need be, and removes its control groups in the background: the kernel takes tens of milliseconds for that.
-fn bury(process: FunctionProcess) {
-    // Where no thread can be started, dropping the closure does the same here.
-    let _ = std::thread::Builder::new().name("bury".into()).spawn(move || drop(process));
-}
-
 enum Ended {
     Exited,
-    Replied,
+    /// It has replied, and closed the channel.
+    LetGo,
     TimedOut(Duration),
     Failed(io::Error),
 }
@@ -412,7 +373,7 @@ struct Events {
     exited: bool,
     stdout: bool,
     stderr: bool,
-    replied: bool,
+    news: bool,
 }
 
 impl Program {

@@ -142,6 +142,12 @@ impl Channel {
         let _ = self.stream.shutdown(std::net::Shutdown::Both);
     }
 
+    /// Ends the connection in one direction: the other side sees its end after what was sent.
+    pub fn shutdown_sending(&self) {
+        // Fails only when it has been shut down before.
+        let _ = self.stream.shutdown(std::net::Shutdown::Write);
+    }
+
     /// The user who runs the other side.
     ///
     /// # Errors

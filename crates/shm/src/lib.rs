@@ -1,12 +1,12 @@
 //! Shared memory: segments, their mappings, and the channel that carries their descriptors between processes.
 //!
 //! A *segment* is one memfd: as a rule the memory a function's arena was (crate `arena`), so its table was born in it. The
-//! function describes the table, sends the description and the descriptor, and exits; then the supervisor erases what
-//! is not the table's and seals the file; from then on nobody can change it, and readers map it. Tables in segments are
+//! function describes the table, sends the description and the descriptor, lets go of its memory, and exits; meanwhile the
+//! supervisor erases what is not the table's and seals the file; from then on nobody can change it, and readers map it. Tables in segments are
 //! described by messages of crate `sipc`.
 //!
 //! ```text
-//! function    batches ──write──> message, fds, what to keep ──Channel──> supervisor ──(exit) trim, seal──> published
+//! function    batches ──write──> message, fds, what to keep ──Channel──> supervisor ──(let go) trim, seal──> published
 //! function    Channel ──fds──> Inputs (Mapping per segment) ──rebuild──> RecordBatch over the mapped pages
 //! ```
 //!
@@ -36,6 +36,6 @@ pub use inputs::Inputs;
 pub use mapping::Mapping;
 pub use numbers::{NUMBER, ViewNumbers};
 pub use output::{NewSegment, Written, write, write_inline};
-pub use process::{die_with_parent, monotonic_ns};
-pub use segment::{SegmentWriter, is_sealed, seal, trim};
+pub use process::{die_with_parent, leave, monotonic_ns};
+pub use segment::{SegmentWriter, is_sealed, publish, seal, trim};
 pub use views::{as_views, view_type};

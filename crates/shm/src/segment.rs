@@ -110,18 +110,44 @@ fn create() -> Result<OwnedFd, Error> {
     })
 }
 
+/// Makes a segment what its table needs and immutable: trims it, then seals it. Says `false` if it cannot be sealed yet, since a
+/// process still maps it for writing; to be tried again when that process is gone.
+///
+/// The writer may still live, without such a mapping. What it does with its descriptor in between is its table's loss only: it
+/// cannot write after the seal, and the length is looked at again.
+///
+/// # Errors
+/// [`Error::Frame`] for a length beyond the file or a file that is no memory file, [`Error::System`].
+pub fn publish(file: impl AsFd, keep: &Keep) -> Result<bool, Error> {
+    let file = file.as_fd();
+    trim(file, keep)?;
+    match seal(file) {
+        Err(Error::System { source, .. }) if source.raw_os_error() == Some(Errno::BUSY.raw_os_error()) => return Ok(false),
+        other => other?,
+    }
+    if size(file)? == keep.length {
+        return Ok(true);
+    }
+    Err(Error::Frame("a segment that changed while it was published".into()))
+}
+
+fn size(file: BorrowedFd<'_>) -> Result<u64, Error> {
+    let size = rustix::fs::fstat(file).map_err(|error| Error::system("look at a segment", error))?.st_size;
+    Ok(u64::try_from(size).unwrap_or(0))
+}
+
 /// Cuts a segment off and erases everything but what is live of it. Whole pages go back to the kernel, what is left of the others
 /// is overwritten with zeros.
 ///
-/// To be done after the writer has exited and before anybody else is given the file: in between, the writer's heap lies in it.
+/// To be done when the writer maps it no more and before anybody else is given the file: until then, the writer's heap lies in it.
 ///
 /// # Errors
 /// [`Error::Frame`] for a length beyond the file or a file that is no memory file, [`Error::System`].
 pub fn trim(file: impl AsFd, keep: &Keep) -> Result<(), Error> {
     let file = file.as_fd();
     fcntl_get_seals(file).map_err(|_| Error::Frame("a segment that is no memory file".into()))?;
-    let size = rustix::fs::fstat(file).map_err(|error| Error::system("look at a segment", error))?.st_size;
-    if u64::try_from(size).unwrap_or(0) < keep.length {
+    let size = size(file)?;
+    if size < keep.length {
         return Err(Error::Frame(format!("a segment of {size} bytes, of which {} are to be kept", keep.length)));
     }
     ftruncate(file, keep.length).map_err(|error| Error::system("trim a segment", error))?;

@@ -207,6 +207,9 @@ pub enum Reply {
         /// When what happened.
         #[serde(default)]
         times: Times,
+        /// Bytes of input columns that were made anew for the library that reads them, in another layout.
+        #[serde(default)]
+        converted_bytes: u64,
         /// Printed preview, if asked for.
         preview: Option<String>,
         /// Things the user should know (a declared column is missing, …).

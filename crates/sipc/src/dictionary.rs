@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use arrow::array::{AnyDictionaryArray, Array, ArrayRef, AsArray, RecordBatch, RecordBatchOptions, new_null_array};
 use arrow::compute::{cast, take};
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
 use arrow::error::ArrowError;
 
 use crate::Error;
@@ -22,6 +22,17 @@ fn is_text(kind: &DataType) -> bool {
 
 /// Bytes of texts up to which rows are encoded at once: the values of a dictionary hold at most 2 GiB.
 const PIECE_BYTES_MAX: usize = 1 << 30;
+
+/// Bytes of the columns of `batches` that have another type than they had `before`: those were made anew for who reads them.
+#[must_use]
+pub fn converted_bytes(before: &Schema, batches: &[RecordBatch]) -> u64 {
+    let bytes = |(field, column): (&FieldRef, &ArrayRef)| match field.data_type() == column.data_type() {
+        true => 0,
+        // What is no array of its own counts as nothing, and cannot be: all types were built here.
+        false => column.to_data().get_slice_memory_size().unwrap_or(0) as u64,
+    };
+    batches.iter().flat_map(|batch| before.fields().iter().zip(batch.columns())).map(bytes).sum()
+}
 
 /// The table with the columns `names` as dictionaries of strings, one dictionary per batch, whose values are distinct and not
 /// null, as pandas and Polars want them. Columns that are such dictionaries already stay the very arrays they are; a column named

@@ -47,7 +47,7 @@ mod schema;
 mod tests;
 
 pub use describe::{Home, Placement, Placer, describe};
-pub use dictionary::encode_columns;
+pub use dictionary::{converted_bytes, encode_columns};
 pub use error::Error;
 pub use limits::Limits;
 pub use message::Message;

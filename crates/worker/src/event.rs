@@ -112,9 +112,11 @@ pub struct NodeOutcome {
     pub bytes: Bytes,
     /// Why bytes were copied.
     pub copies: Vec<Copied>,
+    /// Bytes of its inputs' columns that it made anew for the library that reads them, in another layout.
+    pub converted_bytes: u64,
     /// From the received call to its input tables held, inside the function.
     pub receive_seconds: Option<f64>,
-    /// From the function's return to its table published: exit, trim and seal included.
+    /// From the function's return to its table published: trim and seal included.
     pub publish_seconds: Option<f64>,
     /// From its start to its last trace.
     pub seconds: Option<f64>,

@@ -216,7 +216,8 @@ impl Worker {
             let mut on_line = |stream, line: &str| events(WorkerEvent::Log { node: node.clone(), stream, line: line.to_owned() });
             process.call(&call, Vec::new(), Vec::new(), &mut on_line)
         });
-        match answer.map_err(|failure| run::node_error(&failure))?.reply {
+        let (answer, _remains) = answer.map_err(|failure| run::node_error(&failure))?;
+        match answer.reply {
             Reply::Imported { metadata_location, rows, files, failed } => Ok(Imported { metadata_location, rows, files, failed }),
             _ => Err(run::wrong_answer(&node, "an import answered with something else")),
         }

@@ -120,7 +120,11 @@ impl Worker {
         let process = FunctionProcess::spawn(&launch, cancel)?;
         let mut on_line = |stream, line: &str| events(WorkerEvent::Log { node: NODE.to_owned(), stream, line: line.to_owned() });
         // The pipe ends when the process does, and when nobody here holds it any more.
-        process.ask(call, Vec::new(), query.pipe.into_iter().collect(), &mut on_line)
+        let (answer, remains) = process.call(call, Vec::new(), query.pipe.into_iter().collect(), &mut on_line)?;
+        // The kernel takes tens of milliseconds to take a process and its groups down. Where no thread can be started, dropping
+        // the closure does the same here.
+        let _ = std::thread::Builder::new().name("bury".into()).spawn(move || drop(remains));
+        Ok(answer)
     }
 }
 

@@ -31,7 +31,7 @@ enum Message {
     Cancelled,
     /// An environment is ready, or not.
     Gate(usize, Result<Ready, NodeError>),
-    /// A function process is gone.
+    /// A function has answered or failed.
     Ended(NodeId, Result<Answer, Failure>),
 }
 
@@ -215,8 +215,11 @@ impl<'run> Run<'run> {
             let mut on_line =
                 |stream, line: &str| events(WorkerEvent::Log { node: node.name.clone(), stream, line: line.to_owned() });
             let result = process.and_then(|process| process.call(&job.call, job.messages, job.files, &mut on_line));
-            // The run waits for this message.
+            let (result, remains) =
+                result.map_or_else(|failure| (Err(failure), None), |(answer, remains)| (Ok(answer), Some(remains)));
+            // The run waits for this message, and in the end for this thread, not in between.
             let _ = sender.send(Message::Ended(id, result));
+            drop(remains);
         };
         Builder::new().name(format!("node {id}")).spawn_scoped(scope, work)?;
         self.parked.insert(id, jobs);
@@ -346,7 +349,7 @@ impl<'run> Run<'run> {
         measured: &mut Measured,
     ) -> Result<Option<String>, NodeError> {
         let name = &self.execution.plan.nodes[id].name;
-        let Reply::Table { rows, bytes, copies, preview, warnings, times, .. } = answer.reply else {
+        let Reply::Table { rows, bytes, copies, preview, warnings, times, converted_bytes, .. } = answer.reply else {
             return Err(wrong_answer(name, "it gave no table"));
         };
         let message = answer.message.ok_or_else(|| wrong_answer(name, "its table is missing"))?;
@@ -358,6 +361,7 @@ impl<'run> Run<'run> {
             total_bytes: Some(bytes.total()),
             bytes,
             copies,
+            converted_bytes,
             publish_seconds: Some(published.as_secs_f64()),
             receive_seconds: Some(Duration::from_nanos(times.received_ns).as_secs_f64()),
             ..std::mem::take(measured)
@@ -396,6 +400,7 @@ impl<'run> Run<'run> {
             total_bytes: measured.total_bytes,
             bytes: measured.bytes,
             copies: measured.copies,
+            converted_bytes: measured.converted_bytes,
             receive_seconds: measured.receive_seconds,
             publish_seconds: measured.publish_seconds,
             seconds: measured.seconds,
@@ -454,6 +459,7 @@ struct Measured {
     total_bytes: Option<u64>,
     bytes: Bytes,
     copies: Vec<Copied>,
+    converted_bytes: u64,
     receive_seconds: Option<f64>,
     publish_seconds: Option<f64>,
     seconds: Option<f64>,

@@ -16,6 +16,8 @@ pub struct Account {
     pub uncopied_share: Option<f64>,
     /// Copied bytes by reason, most first.
     pub copies: Vec<Reason>,
+    /// Bytes of input columns that readers made anew, in the layout of their library.
+    pub converted: u64,
 }
 
 /// Bytes that were copied for one reason.
@@ -71,7 +73,8 @@ pub fn account(nodes: &[NodeResult]) -> Account {
     copies.sort_by_key(|reason| std::cmp::Reverse(reason.bytes));
     #[expect(clippy::cast_precision_loss, reason = "a share is shown with three digits")]
     let share = |part: u64, whole: u64| (whole > 0).then(|| 1.0 - part as f64 / whole as f64);
-    Account { bytes: total, uncopied_share: share(total.copied, total.total()), copies }
+    let converted = nodes.iter().map(|node| node.bytes_converted).sum();
+    Account { bytes: total, uncopied_share: share(total.copied, total.total()), copies, converted }
 }
 
 fn add(copies: &mut Vec<Reason>, reason: &str, bytes: u64, node: &str) {
@@ -106,6 +109,14 @@ pub fn explanation(style: Style, nodes: &[NodeResult], account: &Account) -> Str
     text.push_str(&share(style, account));
     text.extend(slowest("receiving its inputs", nodes, |node| node.receive_seconds));
     text.extend(slowest("publishing its table", nodes, |node| node.publish_seconds));
+    if account.converted > 0 {
+        let readers = nodes.iter().filter(|node| node.bytes_converted > 0).map(|node| node.name.clone());
+        let text_bytes = style.strong(&bytes(account.converted));
+        text.push_str(&format!(
+            "\n\n{text_bytes} made anew by who reads them: texts as their library takes them, or dictionaries asked for"
+        ));
+        text.push_str(&format!("\n  in:       {}", listed(&readers.collect::<Vec<_>>())));
+    }
     for reason in &account.copies {
         text.push_str(&format!("\n\n{} copied: {}", style.strong(&bytes(reason.bytes)), reason.meaning));
         text.push_str(&format!("\n  in:       {}", listed(&reason.nodes)));
