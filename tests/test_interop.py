@@ -96,7 +96,13 @@ def made():
 """
 
 
-@pytest.mark.parametrize("partition", [None, "country", "day(ts)", ["month(ts)", "country"], "year(ts)"], ids=str)
+TRANSFORMS = [
+    None, "country", "day(ts)", ["month(ts)", "country"], "year(ts)", "hour(ts)", "bucket(3, n)", "truncate(2, country)",
+    ["bucket(4, country)", "truncate(100, n)"], "truncate(83, s)", ["bucket(2, ts)", "u"],
+]
+
+
+@pytest.mark.parametrize("partition", TRANSFORMS, ids=str)
 def test_append_then_replace(lab: Lab, duck: duckdb.DuckDBPyConnection, partition: Any) -> None:
     for number, strategy in enumerate(["APPEND", "APPEND", "REPLACE", "APPEND"]):
         source = MODELS.format(strategy=strategy, partition=partition, start=number * 1000)
@@ -158,3 +164,121 @@ def test_pyiceberg_sees_schema_partitions_and_history(lab: Lab) -> None:
     assert shown["size"] == sum(task.file.file_size_in_bytes for task in table.scan().plan_files())
     assert shown["snapshots"] == 2 and shown["current_snapshot_id"] == table.metadata.current_snapshot_id
     assert shown["partitions"][0]["transform"] == "day"
+
+
+@pytest.mark.parametrize("partition", TRANSFORMS[1:], ids=str)
+def test_filters_over_every_transform(lab: Lab, duck: duckdb.DuckDBPyConnection, partition: Any) -> None:
+    """The partition values that we write are those that others compute from a filter."""
+    lab.run(lab.project(MODELS.format(strategy="REPLACE", partition=partition, start=0))).ok()
+    location = lab.metadata("made")
+    whole = duckdb.from_arrow(lab.query("SELECT * FROM made"))
+    for sql, theirs in [*FILTERS, ("n = 17", "n = 17"), ("ts = TIMESTAMP '1970-01-05 07:00:00'", "ts = '1970-01-05T07:00:00'")]:
+        [(expected,)] = whole.filter(sql).count("*").fetchall()
+        assert lab.query(f"SELECT * FROM made WHERE {sql}").num_rows == expected, sql
+        assert StaticTable.from_metadata(location).scan(row_filter=theirs).to_arrow().num_rows == expected, sql
+        path = location.removeprefix("file://")
+        [(count,)] = duck.execute(f"SELECT count(*) FROM iceberg_scan('{path}') WHERE {sql}").fetchall()
+        assert count == expected, sql
+
+
+class Sequence:
+    """A table, and the rows it should have."""
+
+    def __init__(self, lab: Lab, duck: duckdb.DuckDBPyConnection, layout: str) -> None:
+        self.lab, self.duck, self.layout = lab, duck, layout
+        self.rows: list[dict[str, Any]] = []
+
+    def run(self, settings: str, rows: list[dict[str, Any]], types: str) -> None:
+        """Writes rows with a model of these settings, and lets all readers look."""
+        source = f"""
+@forebay.model({settings}{self.layout})
+def t():
+    types = {{{types}}}
+    rows = {rows!r}
+    return pa.table({{name: pa.array([row.get(name) for row in rows], kind) for name, kind in types.items()}})
+"""
+        self.lab.run(self.lab.project(source)).ok()
+        self.check()
+
+    def check(self) -> None:
+        check(self.lab, self.duck, "t")
+        names = self.lab.query("SELECT * FROM t LIMIT 0").column_names
+        expected = pa.Table.from_pylist([{name: row.get(name) for name in names} for row in self.rows] or [dict.fromkeys(names)])
+        found = self.lab.query("SELECT * FROM t")
+        assert values(found, names) == (values(expected, names) if self.rows else [])
+        table = StaticTable.from_metadata(self.lab.metadata("t"))
+        for filter, test in [
+            ("id > 3 AND id <= 12", lambda row: row["id"] is not None and 3 < row["id"] <= 12),
+            ("k = 'b'", lambda row: row.get("k") == "b"),
+            ("k IS NULL", lambda row: row.get("k") is None),
+        ]:
+            count = sum(map(test, self.rows))
+            assert table.scan(row_filter=filter).to_arrow().num_rows == count, filter
+            path = self.lab.metadata("t").removeprefix("file://")
+            [(seen,)] = self.duck.execute(f"SELECT count(*) FROM iceberg_scan('{path}') WHERE {filter}").fetchall()
+            assert seen == count == self.lab.query(f"SELECT * FROM t WHERE {filter}").num_rows, filter
+        if table.current_snapshot() is not None and self.rows:
+            files = table.inspect.files().to_pylist()
+            summary = table.current_snapshot().summary
+            assert int(summary["total-records"]) == sum(file["record_count"] for file in files) == len(self.rows)
+            assert int(summary["total-data-files"]) == len(files)
+            assert int(summary["total-files-size"]) == sum(file["file_size_in_bytes"] for file in files)
+
+
+@pytest.mark.parametrize(
+    "layout", ["", ', partitioned_by=["truncate(1, k)", "bucket(3, k)"], sorted_by="id desc"', ', partitioned_by="k"'], ids=str
+)
+def test_every_operation_one_after_the_other(lab: Lab, duck: duckdb.DuckDBPyConnection, layout: str) -> None:
+    it = Sequence(lab, duck, layout)
+    narrow = '"id": pa.int32(), "k": pa.string()'
+
+    def rows(ids: Any, **more: Any) -> list[dict[str, Any]]:
+        return [{"id": id, "k": ["a", "b", None, "x" * 90][id % 4], **more} for id in ids]
+
+    it.rows = rows(range(10))
+    it.run('materialization_strategy="REPLACE"', it.rows, narrow)
+    it.rows += rows(range(8, 14))
+    it.run('materialization_strategy="APPEND"', rows(range(8, 14)), narrow)
+    start = lab.head()
+    # Widen, add, and turn the columns.
+    wide = '"k": pa.string(), "v": pa.float32(), "id": pa.int64()'
+    it.rows += rows([2**40, 21], v=0.5)
+    it.run('materialization_strategy="APPEND"', rows([2**40, 21], v=0.5), wide)
+    # By key: 9 is there twice, 30 is new, 3 goes; `v` is not given and stays.
+    given = rows([9, 30, 21, 3])
+    it.rows = [row for row in it.rows if row["id"] not in (9, 30, 21, 3)] + rows([9, 30]) + rows([21], v=0.5)
+    it.run('materialization_strategy="MERGE", merge_keys="id", delete_when="id = 3"', given, narrow)
+    if layout:
+        it.rows = [row for row in it.rows if row["k"] != "b"] + rows([41], v=0.25)
+        it.run('materialization_strategy="OVERWRITE_PARTITIONS", overwrite_filter="k = \'b\'"', rows([41], v=0.25), wide)
+    kept = it.rows
+    it.rows = rows(range(5), w=True)
+    it.run('materialization_strategy="REPLACE"', it.rows, '"w": pa.bool_(), "id": pa.int64(), "k": pa.string()')
+    it.rows = []
+    it.run('materialization_strategy="MERGE", merge_keys=["id"], delete_when="true"', rows(range(5)), narrow)
+    it.rows = rows([7])
+    it.run('materialization_strategy="APPEND"', it.rows, narrow)
+    lab.forebay("table", "revert", "t", "-s", f"main@{start}", "--replace").ok()
+    it.rows = rows(range(10)) + rows(range(8, 14))
+    it.check()
+    it.rows += rows([50])
+    it.run('materialization_strategy="APPEND"', rows([50]), narrow)
+    assert kept
+
+
+def test_bounds_over_row_groups_and_long_strings(lab: Lab, duck: duckdb.DuckDBPyConnection) -> None:
+    """Three row groups of one file, whose bounds are longer than what Parquet keeps of them."""
+    source = """
+@forebay.model(materialization_strategy="REPLACE")
+def t():
+    n = 128 * 1024
+    return pa.table({"s": ["z" * 100] * n + ["m"] * n + ["a" * 100] * 5, "i": list(range(2 * n + 5))})
+"""
+    lab.run(lab.project(source)).ok()
+    location = lab.metadata("t")
+    [file] = StaticTable.from_metadata(location).scan().plan_files()
+    assert file.file.record_count == 2 * 128 * 1024 + 5
+    for filter, count in [("s > 'y'", 128 * 1024), ("s < 'b'", 5), (f"s = '{'z' * 100}'", 128 * 1024), (f"s > '{'z' * 100}'", 0)]:
+        assert StaticTable.from_metadata(location).scan(row_filter=filter).to_arrow().num_rows == count
+        [(seen,)] = duck.execute(f"SELECT count(*) FROM iceberg_scan('{location}') WHERE {filter}").fetchall()
+        assert seen == count == lab.query(f"SELECT * FROM t WHERE {filter}").num_rows

@@ -19,10 +19,11 @@ from ._convert import (
     table_name,
     to_branch,
     to_table,
+    to_table_change,
 )
 from .exceptions import NamespaceNotFoundError, TableNotFoundError
-from .schema import Branch, Namespace, Table
-from .state import TableDataImportState
+from .schema import Branch, Namespace, Table, TableChange
+from .state import TableCreatePlanState, TableDataImportState
 
 
 class TableMethods(Methods):
@@ -243,6 +244,7 @@ class TableMethods(Methods):
         branch: BranchArg | None = None,
         namespace: NamespaceArg | None = None,
         partitioned_by: str | None = None,
+        sorted_by: str | None = None,
         replace: bool = False,
         client_timeout: float | None = None,
     ) -> Table:
@@ -250,16 +252,18 @@ class TableMethods(Methods):
 
         Args:
             table: Its name.
-            search_uri: Path, glob, folder or `file://` URI of Parquet or CSV files.
+            search_uri: Path, glob, folder or `file://` URI of Parquet, CSV or JSON lines files.
             branch: Default: the active branch.
             namespace: Default: `default`.
-            partitioned_by: `"day(ts), country"`; columns, or `year month day hour` of one.
+            partitioned_by: `"day(ts), country"`; columns, `year month day hour` of one, `bucket(16, column)` or
+                `truncate(4, column)`.
+            sorted_by: `"country, ts desc"`: the order of the rows of each file.
             replace: Replaces an existing table.
             client_timeout: Seconds.
 
         Raises:
             TableExistsError: if it exists and `replace` is not set.
-            InvalidDataError: if the files disagree or cannot be read.
+            InvalidDataError: if the files disagree (then use `plan_table_creation`) or cannot be read.
 
         Example:
             >>> client.create_table("flights", "data/flights-*.parquet")  # doctest: +SKIP
@@ -273,9 +277,128 @@ class TableMethods(Methods):
             branch=self._branch(branch),
             namespace=space,
             partitioned_by=partitioned_by,
+            sorted_by=sorted_by,
             replace=replace,
         )
         return to_table(made)
+
+    def plan_table_creation(
+        self,
+        table: TableArg,
+        search_uri: Union[str, "os.PathLike[str]"],
+        *,
+        branch: BranchArg | None = None,
+        namespace: NamespaceArg | None = None,
+        partitioned_by: str | None = None,
+        sorted_by: str | None = None,
+        replace: bool = False,
+        client_timeout: float | None = None,
+    ) -> TableCreatePlanState:
+        """Says which table `create_table` would make, as YAML; arguments as there.
+
+        Where files disagree about the type of a column, the plan names the types. Leave one under the column's
+        `dst_datatype`, empty `conflicts`, and apply it.
+
+        Raises:
+            InvalidDataError: if a file cannot be read.
+
+        Example:
+            >>> client.plan_table_creation("flights", "data").can_auto_apply  # doctest: +SKIP
+            True
+        """
+        name, space = table_name(table, namespace)
+        made = self._ask(
+            "table.create-plan",
+            client_timeout,
+            name=name,
+            search_uri=absolute_uri(search_uri),
+            branch=self._branch(branch),
+            namespace=space,
+            partitioned_by=partitioned_by,
+            sorted_by=sorted_by,
+            replace=replace,
+        )
+        return TableCreatePlanState(
+            job_id=made["job_id"],
+            job_status="SUCCESS",
+            plan=made["plan"],
+            can_auto_apply=made["can_auto_apply"],
+            conflicts=tuple(made["conflicts"]),
+            files_to_be_imported=tuple(made["files_to_be_imported"]),
+        )
+
+    def apply_table_creation_plan(
+        self, plan: Union[TableCreatePlanState, str], *, client_timeout: float | None = None
+    ) -> Table:
+        """Creates the empty table of a plan.
+
+        Args:
+            plan: What `plan_table_creation` returned, or its YAML, edited or not.
+            client_timeout: Seconds.
+
+        Raises:
+            InvalidPlanError: if it has conflicts, or is no plan.
+            TableExistsError: if the table exists and the plan does not replace it.
+
+        Example:
+            >>> client.apply_table_creation_plan(client.plan_table_creation("flights", "data"))  # doctest: +SKIP
+        """
+        text = plan.plan if isinstance(plan, TableCreatePlanState) else plan
+        if not isinstance(text, str):
+            raise TypeError(f"a plan is YAML text or what plan_table_creation() returned, not {type(plan).__name__}")
+        return to_table(self._ask("table.create-plan-apply", client_timeout, plan=text))
+
+    def create_external_table_from_metadata(
+        self,
+        table: TableArg,
+        metadata_json_uri: Union[str, "os.PathLike[str]"],
+        *,
+        namespace: NamespaceArg | None = None,
+        branch: BranchArg | None = None,
+        overwrite: bool = False,
+    ) -> Table:
+        """Puts an Iceberg table of another engine on a branch, to be read. Its files stay where they are.
+
+        Args:
+            table: Its name here.
+            metadata_json_uri: Path or `file://` URI of its metadata file.
+            namespace: Default: `default`.
+            branch: Default: the active branch.
+            overwrite: Replaces an existing table, also to move on to newer metadata.
+
+        Raises:
+            TableExistsError: if there is a table of that name and `overwrite` is not set.
+            InvalidDataError: if the file belongs to the lake itself.
+
+        Example:
+            >>> client.create_external_table_from_metadata("orders", "/w/orders/metadata/v3.metadata.json")  # doctest: +SKIP
+        """
+        name, space = table_name(table, namespace)
+        made = self._ask(
+            "table.create-external",
+            name=name,
+            metadata_uri=absolute_uri(metadata_json_uri),
+            branch=self._branch(branch),
+            namespace=space,
+            overwrite=overwrite,
+        )
+        return to_table(made)
+
+    def get_table_history(
+        self, table: TableArg, ref: RefArg, *, namespace: NamespaceArg | None = None, limit: int | None = None
+    ) -> Iterator[TableChange]:
+        """What commits did to a table, newest first.
+
+        Raises:
+            TableNotFoundError: if no commit of the ref's history knows the table.
+
+        Example:
+            >>> [change.operation for change in client.get_table_history("flights", "main")]  # doctest: +SKIP
+            ['append', 'append']
+        """
+        name, space = table_name(table, namespace)
+        found = self._ask("table.history", name=name, namespace=space, limit=limit, **{"ref": ref_text(ref)})
+        return (to_table_change(one) for one in found)
 
     def import_data(
         self,
@@ -293,17 +416,19 @@ class TableMethods(Methods):
 
         Args:
             table: A table that exists.
-            search_uri: Path, glob, folder or `file://` URI of Parquet or CSV files.
+            search_uri: Path, glob, folder or `file://` URI of Parquet, CSV or JSON lines files. Folders called
+                `name=value` give a column.
             branch: Default: the active branch.
             namespace: Default: `default`.
             continue_on_error: Goes on without files that cannot be read; they are in `failed`.
             import_duplicate_files: Imports files again.
-            best_effort: Leaves out columns the table does not have.
+            best_effort: Leaves out columns the table does not have, and casts values that fit.
             client_timeout: Seconds.
 
         Raises:
             TableNotFoundError: if there is no such table.
             InvalidDataError: if a file does not fit the table.
+            ForbiddenError: if the table is external.
 
         Example:
             >>> client.import_data("flights", "data/flights-*.parquet").rows  # doctest: +SKIP

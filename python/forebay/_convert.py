@@ -171,7 +171,12 @@ def to_table(data: Mapping[str, Any]) -> schema.Table:
         last_updated_at=_instant(data["last_updated_at"]),
         properties=dict(data.get("properties") or {}),
         comment=data.get("comment"),
+        sort_order=tuple(data.get("sort_order") or ()),
     )
+
+
+def to_table_change(data: Mapping[str, Any]) -> schema.TableChange:
+    return schema.TableChange(**{**data, "authored_date": _instant(data["authored_date"])})
 
 
 def to_job(data: Mapping[str, Any]) -> schema.Job:

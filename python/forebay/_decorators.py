@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from typing import Any, Callable, Literal, Mapping, Sequence, TypeVar, Union
 
     Function = TypeVar("Function", bound=Callable[..., Any])
-    Strategy = Literal["NONE", "REPLACE", "APPEND", "OVERWRITE_PARTITIONS"]
+    Strategy = Literal["NONE", "REPLACE", "APPEND", "OVERWRITE_PARTITIONS", "MERGE"]
 
-_STRATEGIES = ("NONE", "REPLACE", "APPEND", "OVERWRITE_PARTITIONS")
+_STRATEGIES = ("NONE", "REPLACE", "APPEND", "OVERWRITE_PARTITIONS", "MERGE")
 _CACHES = ("NONE", "DEFAULT")
 
 
@@ -29,20 +29,28 @@ def model(
     internet_access: bool | None = None,
     overwrite_filter: str | None = None,
     materialize: bool | None = None,
+    sorted_by: Union[str, Sequence[str], None] = None,
+    merge_keys: Union[str, Sequence[str], None] = None,
+    delete_when: str | None = None,
 ) -> Callable[[Function], Function]:
     """Makes a function a model: tables in, exactly one table out.
 
     Args:
         name: Name of the model and of its table, `table` or `namespace.table`. Default: the function's name.
         columns: Columns the result must have; `["*"]` allows any.
-        partitioned_by: `"day(ts), country"` or a list of such fields; columns, or `year month day hour` of one.
+        partitioned_by: `"day(ts), country"` or a list of such fields: columns, `year month day hour` of one,
+            `bucket(16, column)` or `truncate(4, column)`.
         materialization_strategy: What a run does with the lake's table of that name. `NONE` (default) writes nothing,
             `REPLACE` writes it anew, `APPEND` adds rows, `OVERWRITE_PARTITIONS` deletes what `overwrite_filter`
-            matches and then adds all rows.
+            matches and then adds all rows, `MERGE` puts each row in the place of the one with the same key.
         cache_strategy: `NONE` opts this model out of reuse of results.
         internet_access: Whether the function may use the network. Default: no.
         overwrite_filter: For `OVERWRITE_PARTITIONS`: SQL over partition columns; may hold `$parameter`.
         materialize: `True` is another way to say `materialization_strategy="REPLACE"`.
+        sorted_by: `"country, ts desc"` or a list of such fields: the order of the rows of each file of the table.
+        merge_keys: For `MERGE`: the columns that identify a row.
+        delete_when: For `MERGE`: SQL over the model's columns; rows for which it is true delete the row with their key.
+            The name of a boolean column alone is a mark that is not stored. May hold `$parameter`.
 
     Raises:
         TypeError: for an unknown argument, with a suggestion.

@@ -27,6 +27,7 @@ __all__ = [
     "Ref",
     "RefType",
     "Table",
+    "TableChange",
     "TableDiff",
     "TableField",
     "TableKind",
@@ -194,7 +195,7 @@ class TableField:
 
 @dataclass(frozen=True)
 class PartitionField:
-    """One partition field: a column and how its value is made (`identity year month day hour`)."""
+    """One partition field: a column and how its value is made (`identity year month day hour bucket[16] truncate[4]`)."""
 
     name: str
     transform: str
@@ -219,6 +220,7 @@ class Table:
     last_updated_at: datetime
     properties: Mapping[str, str] = field(default_factory=dict)
     comment: str | None = None
+    sort_order: tuple[str, ...] = ()
 
     @property
     def fqn(self) -> str:
@@ -235,6 +237,33 @@ class Table:
 
     def __str__(self) -> str:
         return self.fqn
+
+
+@dataclass(frozen=True)
+class TableChange:
+    """What one commit did to a table.
+
+    `change` is `created`, `changed` or `deleted`; `operation` what the table's newest snapshot did (`append`, `overwrite`,
+    `delete`, `replace`). `records` counts the rows afterwards; rows that were rewritten are in both `added_records` and
+    `deleted_records`.
+    """
+
+    hash: str
+    authored_date: datetime
+    author: str
+    message: str
+    change: str
+    operation: str | None = None
+    snapshot_id: int | None = None
+    records: int | None = None
+    added_records: int | None = None
+    deleted_records: int | None = None
+    metadata_location: str | None = None
+
+    @property
+    def ref(self) -> DetachedRef:
+        """The commit as a ref."""
+        return DetachedRef("", self.hash)
 
 
 class JobState(str, Enum):
@@ -257,7 +286,10 @@ class JobKind(str, Enum):
     RUN = "run"
     QUERY = "query"
     TABLE_CREATE = "table-create"
+    TABLE_PLAN_CREATE = "table-plan-create"
+    TABLE_PLAN_CREATE_APPLY = "table-plan-apply"
     TABLE_IMPORT = "table-import"
+    EXTERNAL_TABLE_CREATE = "external-table-create"
     UNSPECIFIED = "unspecified"
 
     def __str__(self) -> str:

@@ -18,6 +18,7 @@ __all__ = [
     "PlanState",
     "RunExecutionContext",
     "RunState",
+    "TableCreatePlanState",
     "TableDataImportState",
 ]
 
@@ -180,6 +181,25 @@ class PlanState:
 
     def __str__(self) -> str:
         return self.drawing
+
+
+@dataclass(frozen=True)
+class TableCreatePlanState:
+    """A plan of a table: `plan` is YAML to look at, to edit, and to give to `apply_table_creation_plan`.
+
+    `can_auto_apply` is false while `conflicts` names columns whose types differ between the files.
+    """
+
+    job_id: str
+    job_status: str
+    plan: str
+    can_auto_apply: bool
+    conflicts: tuple[str, ...]
+    files_to_be_imported: tuple[str, ...]
+    error: str | None = None
+
+    def __str__(self) -> str:
+        return self.plan
 
 
 @dataclass(frozen=True)

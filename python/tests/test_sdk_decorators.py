@@ -53,8 +53,8 @@ def test_wrong_arguments_are_type_errors_that_suggest(call, words):
 
 
 def test_values_of_closed_sets_are_checked():
-    with pytest.raises(ValueError, match="NONE, REPLACE, APPEND, OVERWRITE_PARTITIONS"):
-        forebay.model(materialization_strategy="MERGE")
+    with pytest.raises(ValueError, match="NONE, REPLACE, APPEND, OVERWRITE_PARTITIONS, MERGE"):
+        forebay.model(materialization_strategy="UPSERT")
     with pytest.raises(ValueError, match="NONE, DEFAULT"):
         forebay.model(cache_strategy="on")
 

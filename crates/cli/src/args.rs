@@ -7,19 +7,21 @@ mod env;
 mod lake;
 mod serve;
 mod settings;
+mod tables;
 mod work;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 pub use env::EnvCommand;
 pub use lake::{
-    BranchCommand, CommitArgs, CommitFormat, GcArgs, NamespaceCommand, RevertArgs, TableCommand, TableCreateArgs,
-    TableImportArgs, TableRevertArgs, TagCommand, Words,
+    BranchCommand, CommitArgs, CommitFormat, GcArgs, NamespaceCommand, RevertArgs, TableCommand, TableImportArgs,
+    TableRevertArgs, TagCommand, Words,
 };
 pub use serve::ServeArgs;
 #[cfg(test)]
 pub use settings::ProjectFolder;
 pub use settings::{ConfigCommand, ConfigName, DaemonCommand, InitArgs, ParameterCommand, ParameterSetArgs, ParameterType};
+pub use tables::{TableApplyArgs, TableCreateArgs, TableExternalArgs, TablePlanArgs};
 pub use work::{JobCommand, JobListArgs, PlanArgs, QueryArgs, RunArgs};
 
 /// The whole command line.

@@ -17,6 +17,7 @@ mod query;
 mod run;
 mod serve;
 mod table;
+mod table_plans;
 mod tag;
 
 use clap::CommandFactory;

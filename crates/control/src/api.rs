@@ -14,8 +14,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 mod diff;
+mod tables;
 
 pub use diff::{ColumnDiff, ColumnSide, Diff, TableDiff, TableSide};
+pub use tables::{TableChange, TableCreatePlan};
 
 /// Version of the protocol. A daemon of another version is replaced by the client.
 pub const VERSION: u32 = 1;
@@ -325,7 +327,7 @@ pub enum Op {
     #[serde(rename = "table.create")]
     TableCreate {
         name: String,
-        /// Path, glob, folder or `file://` URI of Parquet or CSV files (absolute).
+        /// Path, glob, folder or `file://` URI of Parquet, CSV or JSON lines files (absolute).
         search_uri: String,
         branch: String,
         #[serde(default)]
@@ -333,8 +335,55 @@ pub enum Op {
         /// `"day(ts), country"`
         #[serde(default)]
         partitioned_by: Option<String>,
+        /// `"ts desc, country"`
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        sorted_by: Option<String>,
         #[serde(default)]
         replace: bool,
+    },
+    /// The same, but only says what would be created. -> [`TableCreatePlan`]
+    #[serde(rename = "table.create-plan")]
+    TablePlan {
+        name: String,
+        search_uri: String,
+        branch: String,
+        #[serde(default)]
+        namespace: Option<String>,
+        #[serde(default)]
+        partitioned_by: Option<String>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        sorted_by: Option<String>,
+        #[serde(default)]
+        replace: bool,
+    },
+    /// Creates the table of a plan. -> [`Table`]
+    #[serde(rename = "table.create-plan-apply")]
+    TableApply {
+        /// YAML.
+        plan: String,
+    },
+    /// Puts a table of another engine on a branch, to be read. -> [`Table`]
+    #[serde(rename = "table.create-external")]
+    TableExternal {
+        name: String,
+        /// Path or `file://` URI of an Iceberg metadata file (absolute).
+        metadata_uri: String,
+        branch: String,
+        #[serde(default)]
+        namespace: Option<String>,
+        #[serde(default)]
+        overwrite: bool,
+    },
+    /// What commits did to a table, newest first. -> `[TableChange]`
+    #[serde(rename = "table.history")]
+    TableHistory {
+        name: String,
+        #[serde(rename = "ref")]
+        at: String,
+        #[serde(default)]
+        namespace: Option<String>,
+        #[serde(default)]
+        limit: Option<u64>,
     },
     /// Appends files to a table. -> [`ImportResult`]; events: `log`
     #[serde(rename = "table.import")]
@@ -358,7 +407,7 @@ pub enum Op {
         /// Ids or prefixes; empty: all.
         #[serde(default)]
         ids: Vec<String>,
-        /// `run`, `query`, `table-create`, `table-import`
+        /// `run`, `query`, `table-create`, `table-plan-create`, `table-plan-apply`, `table-import`, `external-table-create`
         #[serde(default)]
         kinds: Vec<String>,
         /// `RUNNING SUCCESS FAILED CANCELLED`
@@ -608,11 +657,14 @@ pub struct Table {
     pub id: String,
     pub namespace: String,
     pub name: String,
-    /// `TABLE`
+    /// `TABLE`, or `EXTERNAL_TABLE`, which is read only
     pub kind: String,
     pub fields: Vec<Field>,
     /// `[{"name","transform"}]`
     pub partitions: Vec<Map<String, Value>>,
+    /// `["ts desc", "country nulls last"]`
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sort_order: Vec<String>,
     pub records: Option<u64>,
     /// Bytes of the data files.
     pub size: Option<u64>,
@@ -677,7 +729,7 @@ pub struct ImportResult {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Job {
     pub id: String,
-    /// `run query table-create table-import`
+    /// `run query table-create table-plan-create table-plan-apply table-import external-table-create`
     pub kind: String,
     pub user: String,
     /// `RUNNING SUCCESS FAILED CANCELLED`

@@ -166,6 +166,24 @@ pub enum Error {
         /// Branch.
         branch: String,
     },
+    /// A write to a table of another engine.
+    #[error("could not write to the table `{name}`: it is external, and read only")]
+    ReadOnlyTable {
+        /// Full name.
+        name: String,
+    },
+    /// A plan of a table that does not say what to create.
+    #[error("could not apply the plan: {why}")]
+    BadPlan {
+        /// Why.
+        why: String,
+    },
+    /// A metadata file that is not another engine's.
+    #[error("could not register `{location}`: it is in the lake's own warehouse")]
+    NotExternal {
+        /// The metadata file.
+        location: String,
+    },
     /// A filter that is no regular expression.
     #[error("could not understand the filter `{pattern}`")]
     BadPattern {
@@ -251,6 +269,9 @@ impl Error {
             Self::BadAnswer { .. } => "CTL0025",
             Self::NotATag { .. } => "CTL0026",
             Self::SameRef { .. } => "CTL0027",
+            Self::ReadOnlyTable { .. } => "CTL0051",
+            Self::BadPlan { .. } => "CTL0052",
+            Self::NotExternal { .. } => "CTL0053",
         }
     }
 
@@ -282,7 +303,10 @@ impl Error {
             | Self::NoJob { .. }
             | Self::Cancelled { .. }
             | Self::NoTable { .. }
-            | Self::TableExists { .. } => Fault::Request,
+            | Self::TableExists { .. }
+            | Self::ReadOnlyTable { .. }
+            | Self::BadPlan { .. }
+            | Self::NotExternal { .. } => Fault::Request,
         }
     }
 
@@ -334,6 +358,14 @@ impl Error {
             Self::TableExists { .. } => {
                 "import into it with `forebay table import`, or create it anew with `--replace`".to_owned()
             }
+            Self::ReadOnlyTable { .. } => {
+                "copy it into a table of your own: a model `SELECT * FROM …` with the strategy REPLACE".to_owned()
+            }
+            Self::BadPlan { .. } => {
+                "leave one type under each `dst_datatype`, and `conflicts: []`; `forebay table create-plan` makes a plan"
+                    .to_owned()
+            }
+            Self::NotExternal { .. } => "tables of the lake are on its branches already; see `forebay table ls`".to_owned(),
             Self::BadPattern { .. } => {
                 "a filter is exact text, or a regular expression that begins with `^`: `^dev-.*$`".to_owned()
             }

@@ -4,29 +4,33 @@
 //! repeated safely. Rows that are replaced take this memory with them.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 
+use arrow::datatypes::SchemaRef;
 use forebay_catalog::{Changes, CommitInfo, TableEntry};
-use forebay_types::{BranchName, CommitHash, TableName, parse_partition_fields};
+use forebay_types::{BranchName, CommitHash, PartitionField, SortField, TableName, parse_partition_fields, parse_sort_fields};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
-use crate::api::{self, CommitWords, Event, ImportResult};
+use crate::api::{self, CommitWords, Event, ImportResult, TableCreatePlan};
 use crate::error::Error;
 use crate::jobs::{self, JobHandle, NewJob};
 use crate::replay::{self, Append};
 use crate::service::Session;
+use crate::table_plans::{Plan, SchemaInfo};
 use crate::{refs, runs, tables};
 
 /// Property of a table's entry: 16 digits of the SHA-256 of the URI of each file imported into it, separated by spaces.
 pub(crate) const FILES_PROPERTY: &str = "forebay.imported-files";
 
-/// `table.create`
+/// `table.create` and `table.create-plan`
 pub(crate) struct Create {
     pub(crate) name: String,
     pub(crate) search_uri: String,
     pub(crate) branch: String,
     pub(crate) namespace: Option<String>,
     pub(crate) partitioned_by: Option<String>,
+    pub(crate) sorted_by: Option<String>,
     pub(crate) replace: bool,
 }
 
@@ -48,31 +52,141 @@ fn told(error: forebay_catalog::Error) -> api::Error {
 /// Makes an empty table with the columns of the files.
 pub(crate) fn create(session: &Session<'_>, create: &Create) -> Result<api::Table, api::Error> {
     as_job(session, "table-create", &create.branch, |job| {
+        let new = New {
+            table: Session::table_name(&create.name, create.namespace.as_deref())?,
+            branch: create.branch.clone(),
+            replace: create.replace,
+            partition_by: fields("the partitioning", create.partitioned_by.as_deref(), parse_partition_fields)?,
+            sort_by: fields("the sort order", create.sorted_by.as_deref(), parse_sort_fields)?,
+            properties: Vec::new(),
+        };
+        // A name that is taken is told before files are read.
+        new.check(session)?;
+        let work = async { forebay_lake::infer_schema(&forebay_lake::sources(&create.search_uri).await?).await };
+        let schema = session.service.runtime().block_on(work).map_err(|error| api::Error::of(&error))?;
+        new.make(session, job, &schema)
+    })
+}
+
+/// Says which table [`create`] would make.
+pub(crate) fn plan(session: &Session<'_>, create: &Create) -> Result<TableCreatePlan, api::Error> {
+    as_job(session, "table-plan-create", &create.branch, |job| {
         let table = Session::table_name(&create.name, create.namespace.as_deref())?;
-        let partition_by = parse_partition_fields(create.partitioned_by.as_deref().unwrap_or_default());
-        let partition_by = partition_by.map_err(|why| Error::BadValue {
-            what: "the partitioning",
-            value: create.partitioned_by.clone().unwrap_or_default(),
-            why,
-        })?;
-        let (branch, head) = session.branch(&create.branch)?;
-        let tree = session.catalog().tree(&head.hash).map_err(told)?;
-        if !create.replace && tree.tables.contains_key(&table) {
-            return Err(Error::TableExists { name: table.to_string(), branch: create.branch.clone() }.into());
-        }
-        // A folder nobody has used.
-        let folder = format!("{}-{}", table.name(), uuid::Uuid::new_v4());
-        let location = format!("{}/{}/{folder}", session.lake.tables_root, table.namespace());
+        let partition_by = fields("the partitioning", create.partitioned_by.as_deref(), parse_partition_fields)?;
+        let sort_by = fields("the sort order", create.sorted_by.as_deref(), parse_sort_fields)?;
         let work = async {
             let files = forebay_lake::sources(&create.search_uri).await?;
-            let schema = forebay_lake::infer_schema(&files).await?;
-            forebay_lake::create(&location, &schema, &partition_by, &[]).await
+            Ok((forebay_lake::source_columns(&files).await?, files))
         };
+        let found: Result<_, forebay_lake::Error> = session.service.runtime().block_on(work);
+        let (columns, files) = found.map_err(|error| api::Error::of(&error))?;
+        let plan = Plan {
+            table: table.name().to_owned(),
+            namespace: table.namespace().to_owned(),
+            branch: create.branch.clone(),
+            search_uri: create.search_uri.clone(),
+            replace: create.replace,
+            schema_info: SchemaInfo::of(&columns, &partition_by, &sort_by),
+        };
+        let conflicts: Vec<String> =
+            plan.schema_info.conflicts.iter().map(|conflict| conflict.column_with_conflict.clone()).collect();
+        Ok(TableCreatePlan {
+            job_id: job.id().to_owned(),
+            plan: plan.to_yaml(),
+            can_auto_apply: conflicts.is_empty(),
+            conflicts,
+            files_to_be_imported: files.into_iter().map(|file| file.path).collect(),
+        })
+    })
+}
+
+/// Makes the empty table of a plan.
+pub(crate) fn apply(session: &Session<'_>, text: &str) -> Result<api::Table, api::Error> {
+    let plan = Plan::from_yaml(text)?;
+    as_job(session, "table-plan-apply", &plan.branch, |job| {
+        let (schema, casts) = plan.schema()?;
+        let casts = (!casts.is_empty()).then(|| (forebay_lake::CASTS_PROPERTY.to_owned(), json!(casts).to_string()));
+        let new = New {
+            table: Session::table_name(&plan.table, Some(&plan.namespace))?,
+            branch: plan.branch.clone(),
+            replace: plan.replace,
+            partition_by: plan.partition_by()?,
+            sort_by: plan.sort_by()?,
+            properties: casts.into_iter().collect(),
+        };
+        new.check(session)?;
+        new.make(session, job, &schema)
+    })
+}
+
+/// Fields written as text.
+fn fields<F>(what: &'static str, text: Option<&str>, parse: fn(&str) -> Result<Vec<F>, String>) -> Result<Vec<F>, api::Error> {
+    let text = text.unwrap_or_default();
+    parse(text).map_err(|why| Error::BadValue { what, value: text.to_owned(), why }.into())
+}
+
+/// A table to be made.
+struct New {
+    table: TableName,
+    branch: String,
+    replace: bool,
+    partition_by: Vec<PartitionField>,
+    sort_by: Vec<SortField>,
+    properties: Vec<(String, String)>,
+}
+
+impl New {
+    /// Whether it may be made; the head it would be made upon.
+    fn check(&self, session: &Session<'_>) -> Result<(BranchName, CommitHash), api::Error> {
+        let (branch, head) = session.branch(&self.branch)?;
+        let tree = session.catalog().tree(&head.hash).map_err(told)?;
+        if let Some(entry) = tree.tables.get(&self.table) {
+            if !self.replace {
+                return Err(Error::TableExists { name: self.table.to_string(), branch: self.branch.clone() }.into());
+            }
+            tables::check_writable(&self.table, entry)?;
+        }
+        Ok((branch, head.hash))
+    }
+
+    fn make(&self, session: &Session<'_>, job: &JobHandle, schema: &SchemaRef) -> Result<api::Table, api::Error> {
+        let (branch, base) = self.check(session)?;
+        // A folder nobody has used.
+        let folder = format!("{}-{}", self.table.name(), uuid::Uuid::new_v4());
+        let location = format!("{}/{}/{folder}", session.lake.tables_root, self.table.namespace());
+        let work = forebay_lake::create(&location, schema, &self.partition_by, &self.sort_by, &self.properties);
         let metadata = session.service.runtime().block_on(work).map_err(|error| api::Error::of(&error))?;
-        let message = format!("Create the table `{table}`");
-        put(session, job, &branch, &head.hash, &table, TableEntry::new(metadata.clone()), message)?;
-        let info = session.service.table_info(&metadata)?;
-        Ok(tables::describe(&table, &info))
+        let entry = TableEntry::new(metadata);
+        put(session, job, &branch, &base, &self.table, entry.clone(), format!("Create the table `{}`", self.table))?;
+        let info = session.service.table_info(&entry.metadata_location)?;
+        Ok(tables::describe(&self.table, &entry, &info))
+    }
+}
+
+/// Puts a table of another engine on a branch. Its files stay where they are, and are only read.
+pub(crate) fn create_external(
+    session: &Session<'_>,
+    table: &TableName,
+    metadata_uri: &str,
+    branch: &str,
+    overwrite: bool,
+) -> Result<api::Table, api::Error> {
+    as_job(session, "external-table-create", branch, |job| {
+        let (name, head) = session.branch(branch)?;
+        let tree = session.catalog().tree(&head.hash).map_err(told)?;
+        if !overwrite && tree.tables.contains_key(table) {
+            return Err(Error::TableExists { name: table.to_string(), branch: branch.to_owned() }.into());
+        }
+        let info = session.service.table_info(metadata_uri)?;
+        let location = info.metadata_location.clone();
+        let root = session.lake.tables_root.trim_start_matches("file://");
+        if Path::new(&location).starts_with(root) || Path::new(&info.location).starts_with(root) {
+            return Err(Error::NotExternal { location }.into());
+        }
+        let mut entry = TableEntry::new(location);
+        entry.properties.insert(tables::EXTERNAL_PROPERTY.to_owned(), "true".to_owned());
+        put(session, job, &name, &head.hash, table, entry.clone(), format!("Register the table `{table}`"))?;
+        Ok(tables::describe(table, &entry, &info))
     })
 }
 
@@ -83,6 +197,7 @@ pub(crate) fn import(session: &Session<'_>, import: &Import) -> Result<ImportRes
         let (branch, head) = session.branch(&import.branch)?;
         let tree = session.catalog().tree(&head.hash).map_err(told)?;
         let entry = tree.tables.get(&table).ok_or_else(|| tables::missing(&table, branch.as_str(), &tree))?;
+        tables::check_writable(&table, entry)?;
         let found = session.service.runtime().block_on(forebay_lake::sources(&import.search_uri));
         let found = found.map_err(|error| api::Error::of(&error))?;
         let known = remembered(entry);
@@ -184,9 +299,10 @@ fn remembered(entry: &TableEntry) -> BTreeSet<String> {
     marks.split_whitespace().map(str::to_owned).collect()
 }
 
-/// What is remembered of a file.
+/// What is remembered of a file. A file is the same by whichever way it is named: links and `..` are followed, as far as it is there.
 fn mark(file: &str) -> String {
-    hex::encode(&Sha256::digest(file)[..8])
+    let path = std::fs::canonicalize(file).ok().and_then(|path| path.into_os_string().into_string().ok());
+    hex::encode(&Sha256::digest(path.as_deref().unwrap_or(file))[..8])
 }
 
 /// Does `work` as a job: its record says how it ended, and it is cancelled when its client goes away.

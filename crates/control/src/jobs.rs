@@ -48,7 +48,7 @@ struct Running {
 /// What a new job is about.
 #[derive(Debug)]
 pub struct NewJob<'a> {
-    /// `run query table-create table-import`
+    /// `run query table-create table-plan-create table-plan-apply table-import external-table-create`
     pub kind: &'static str,
     /// Who asked.
     pub user: &'a str,

@@ -35,6 +35,8 @@ pub mod server;
 mod service;
 mod snapshots;
 mod table;
+mod table_history;
+mod table_plans;
 mod tables;
 #[cfg(test)]
 mod tests;

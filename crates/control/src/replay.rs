@@ -1,5 +1,6 @@
-//! Commits that append. Where another writer was first at the same table, the appended files are put upon what that
-//! writer made (see `lake::replay_append`) and the commit is tried again; no row is read or written a second time.
+//! Commits of changes that may commute. Where another writer was first at the same table, our change is put upon what
+//! that writer made (see `lake::replay`, which says when that is right) and the commit is tried again; no row is read or
+//! written a second time.
 //!
 //! Everything else about the commit stays as strict as it was: tables it replaces must not have moved.
 
@@ -12,16 +13,16 @@ use crate::api;
 use crate::limits::APPEND_REPLAYS_MAX;
 use crate::service::Session;
 
-/// A table whose new state is one append upon another.
+/// A table whose new state is one append, overwrite or merge upon another.
 pub(crate) struct Append<'a> {
     /// Metadata file before.
     pub(crate) base: String,
-    /// What the catalog is to remember of the table, given what it remembers now; `None`: the append does not commute
+    /// What the catalog is to remember of the table, given what it remembers now; `None`: the change does not commute
     /// with what happened.
     pub(crate) remember: Box<dyn Fn(&TableEntry) -> Option<BTreeMap<String, String>> + 'a>,
 }
 
-/// Commits `changes`, made looking at `base`. Tables among `appends` may have been appended to meanwhile.
+/// Commits `changes`, made looking at `base`. Tables among `appends` may have changed meanwhile.
 pub(crate) fn commit(
     session: &Session<'_>,
     branch: &BranchName,
@@ -46,7 +47,7 @@ pub(crate) fn commit(
     session.catalog().commit(branch, base, &changes, info, None).map_err(|error| api::Error::of(&error))
 }
 
-/// Puts our appends upon the present states of the tables in conflict. `false`: they do not commute.
+/// Puts our changes upon the present states of the tables in conflict. `false`: they do not commute.
 fn replay(
     session: &Session<'_>,
     branch: &BranchName,
@@ -62,7 +63,7 @@ fn replay(
             return Ok(false);
         };
         let Some(properties) = (append.remember)(now).filter(|_| *reason == ConflictReason::Changed) else { return Ok(false) };
-        let replayed = forebay_lake::replay_append(&append.base, ours, &now.metadata_location);
+        let replayed = forebay_lake::replay(&append.base, ours, &now.metadata_location);
         let replayed = session.service.runtime().block_on(replayed).map_err(|error| api::Error::of(&error))?;
         let Some(metadata_location) = replayed else { return Ok(false) };
         changes.put.insert(table.clone(), TableEntry { metadata_location, properties });

@@ -31,6 +31,7 @@ use crate::project::{self, Project};
 use crate::replay::{self, Append};
 use crate::service::{Service, Session, reports};
 use crate::snapshots;
+use crate::tables;
 
 pub(crate) use forebay_catalog::JOB_PROPERTY;
 
@@ -182,6 +183,7 @@ impl Attempt<'_> {
         for text in &planned.logical.warnings {
             self.session.emit(self.job, &Event::Warning { text: text.clone() });
         }
+        self.refuse_external(&planned, &at)?;
         self.check_cancelled()?;
         if self.run.dry_run {
             let outcome = self.execute(&planned, preview)?;
@@ -222,6 +224,13 @@ impl Attempt<'_> {
                 job: job.clone(),
             })),
         }
+    }
+
+    /// Tables of other engines are only read.
+    fn refuse_external(&self, planned: &Planned, at: &Ref) -> Result<(), api::Error> {
+        let tree = self.session.catalog().tree(&at.hash).map_err(told)?;
+        let written = writes(&planned.physical).filter_map(|write| tree.tables.get_key_value(&write.table));
+        written.map(|(table, entry)| tables::check_writable(table, entry)).collect::<Result<(), Error>>().map_err(Into::into)
     }
 
     /// What could not be committed in the end is not begun.
@@ -322,7 +331,8 @@ impl Attempt<'_> {
     }
 }
 
-/// The tables a run only added rows to, without having read them: what others add meanwhile would not have changed these rows.
+/// The tables whose changes may commute with what others do meanwhile: the run did not read them, and does not replace
+/// them. Whether they do, their snapshots tell (see `lake::replay`).
 fn appends(planned: &Planned, written: &[WrittenTable]) -> BTreeMap<TableName, Append<'static>> {
     let inputs = planned.logical.nodes.iter().flat_map(|node| &node.inputs);
     let read: BTreeSet<&TableName> = inputs
@@ -331,11 +341,11 @@ fn appends(planned: &Planned, written: &[WrittenTable]) -> BTreeMap<TableName, A
             Source::Node(_) => None,
         })
         .collect();
-    let appended: BTreeSet<&TableName> = writes(&planned.physical)
-        .filter(|write| write.strategy == Strategy::Append && !read.contains(&write.table))
+    let changed: BTreeSet<&TableName> = writes(&planned.physical)
+        .filter(|write| write.strategy != Strategy::Replace && !read.contains(&write.table))
         .map(|write| &write.table)
         .collect();
-    let found = written.iter().filter(|table| appended.contains(&table.table)).filter_map(|table| {
+    let found = written.iter().filter(|table| changed.contains(&table.table)).filter_map(|table| {
         let remember = |now: &TableEntry| Some(now.properties.clone());
         Some((table.table.clone(), Append { base: table.base.clone()?, remember: Box::new(remember) }))
     });

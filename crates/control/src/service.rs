@@ -16,7 +16,7 @@ use crate::error::{Error, Result};
 use crate::home::Home;
 use crate::jobs::{self, JobHandle, Jobs, Wanted};
 use crate::limits::{LIST_ROWS_MAX, TABLE_INFOS_MAX};
-use crate::{history, imports, queries, refs, runs, tables, version};
+use crate::{history, imports, queries, refs, runs, table_history, tables, version};
 
 /// Everything the daemon has at hand, shared by all connections.
 pub struct Service {
@@ -173,9 +173,22 @@ impl Session<'_> {
             Op::Query { sql, at, namespace, max_rows, stream, memory_bytes } => {
                 queries::query(self, &queries::Query { sql, at, namespace, max_rows, stream, memory_bytes })
             }
-            Op::TableCreate { name, search_uri, branch, namespace, partitioned_by, replace } => {
-                let create = imports::Create { name, search_uri, branch, namespace, partitioned_by, replace };
+            Op::TableCreate { name, search_uri, branch, namespace, partitioned_by, sorted_by, replace } => {
+                let create = imports::Create { name, search_uri, branch, namespace, partitioned_by, sorted_by, replace };
                 Answer::of(imports::create(self, &create)?)
+            }
+            Op::TablePlan { name, search_uri, branch, namespace, partitioned_by, sorted_by, replace } => {
+                let create = imports::Create { name, search_uri, branch, namespace, partitioned_by, sorted_by, replace };
+                Answer::of(imports::plan(self, &create)?)
+            }
+            Op::TableApply { plan } => Answer::of(imports::apply(self, &plan)?),
+            Op::TableExternal { name, metadata_uri, branch, namespace, overwrite } => {
+                let table = Session::table_name(&name, namespace.as_deref())?;
+                Answer::of(imports::create_external(self, &table, &metadata_uri, &branch, overwrite)?)
+            }
+            Op::TableHistory { name, at, namespace, limit } => {
+                let table = Session::table_name(&name, namespace.as_deref())?;
+                Answer::of(table_history::history(self, &table, &at, rows(limit))?)
             }
             Op::TableImport { name, search_uri, branch, namespace, continue_on_error, import_duplicate_files, best_effort } => {
                 let import = imports::Import {

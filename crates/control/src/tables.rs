@@ -25,14 +25,15 @@ pub(crate) fn answer(session: &Session<'_>, op: Op) -> Result<Answer, api::Error
             let passing = tree.tables.keys().filter(|table| {
                 namespaces.passes(table.namespace()) && (names.passes(table.name()) || names.passes(&table.to_string()))
             });
-            let object = |table: &TableName| json!({ "namespace": table.namespace(), "name": table.name(), "kind": "TABLE" });
+            let kind = |table: &TableName| kind(&tree.tables[table]);
+            let object = |table: &TableName| json!({ "namespace": table.namespace(), "name": table.name(), "kind": kind(table) });
             Answer::of(passing.take(rows(limit)).map(object).collect::<Vec<_>>())
         }
         Op::TableGet { name, at, namespace } => {
             let table = Session::table_name(&name, namespace.as_deref())?;
             let entry = entry(session, &table, &at)?;
             let info = session.service.table_info(&entry.metadata_location)?;
-            Answer::of(describe(&table, &info))
+            Answer::of(describe(&table, &entry, &info))
         }
         Op::TableDelete { name, branch, namespace, if_exists, words } => {
             let table = Session::table_name(&name, namespace.as_deref())?;
@@ -129,25 +130,43 @@ pub(crate) fn missing(table: &TableName, at: &str, tree: &Tree) -> Error {
     Error::NoTable { near: near(&name, names.iter().map(String::as_str)), name, at: at.to_owned() }
 }
 
+/// Property of a table's entry: the table is another engine's, here it is only read.
+pub(crate) const EXTERNAL_PROPERTY: &str = "forebay.external";
+
+/// The word for what a table is.
+fn kind(entry: &TableEntry) -> &'static str {
+    if entry.properties.contains_key(EXTERNAL_PROPERTY) { "EXTERNAL_TABLE" } else { "TABLE" }
+}
+
+/// Refuses to write to a table of another engine.
+pub(crate) fn check_writable(table: &TableName, entry: &TableEntry) -> Result<(), Error> {
+    match entry.properties.contains_key(EXTERNAL_PROPERTY) {
+        true => Err(Error::ReadOnlyTable { name: table.to_string() }),
+        false => Ok(()),
+    }
+}
+
 /// A table as the protocol says it.
-pub(crate) fn describe(table: &TableName, info: &TableInfo) -> api::Table {
+pub(crate) fn describe(table: &TableName, entry: &TableEntry, info: &TableInfo) -> api::Table {
     let partition = |field: &forebay_types::PartitionField| {
         let mut map = serde_json::Map::new();
         map.insert("name".to_owned(), field.column.clone().into());
-        map.insert("transform".to_owned(), field.transform.as_str().into());
+        map.insert("transform".to_owned(), field.transform.to_string().into());
         map
     };
     let time = chrono::DateTime::<chrono::Utc>::from_timestamp_millis(info.last_updated_ms).unwrap_or_default();
     let mut properties = info.properties.clone();
     // Ours, not the user's: how Arrow types were stored.
     properties.remove(forebay_lake::TYPES_PROPERTY);
+    properties.remove(forebay_lake::CASTS_PROPERTY);
     api::Table {
         id: info.uuid.clone(),
         namespace: table.namespace().to_owned(),
         name: table.name().to_owned(),
-        kind: "TABLE".to_owned(),
+        kind: kind(entry).to_owned(),
         fields: info.fields.iter().map(field).collect(),
         partitions: info.partition_by.iter().map(partition).collect(),
+        sort_order: info.sort_by.iter().map(ToString::to_string).collect(),
         records: info.records,
         size: info.file_bytes,
         snapshots: info.snapshots as u64,

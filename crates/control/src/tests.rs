@@ -68,7 +68,7 @@ impl Daemon {
         let partition_by = forebay_types::parse_partition_fields("n").unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let properties = [("comment".to_owned(), "numbers".to_owned())];
-        let made = runtime.block_on(forebay_lake::create(&location, &schema, &partition_by, &properties)).unwrap();
+        let made = runtime.block_on(forebay_lake::create(&location, &schema, &partition_by, &[], &properties)).unwrap();
         let catalog = self.catalog();
         let head = catalog.resolve(&"main".parse().unwrap()).unwrap().hash;
         let put = [(TableName::parse(name, "default").unwrap(), TableEntry::new(made))].into();

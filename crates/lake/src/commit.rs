@@ -50,6 +50,15 @@ pub(crate) struct Change {
     pub dropped: Drop,
     /// What the snapshot is called.
     pub operation: Operation,
+    /// What else its summary tells, for [`replay`](crate::replay).
+    pub told: Vec<(String, String)>,
+}
+
+impl Change {
+    /// A change that adds nothing yet.
+    pub(crate) fn of(dropped: Drop) -> Self {
+        Self { added: Vec::new(), dropped, operation: Operation::Append, told: Vec::new() }
+    }
 }
 
 impl Staged {
@@ -69,6 +78,14 @@ impl Staged {
         let folder = self.folder()?.join("metadata");
         storage::create_folder(&folder)?;
         write_metadata(&folder, &self.metadata, self.base.as_ref().map(|table| table.location.as_str()))
+    }
+
+    /// [`Staged::finish`], but for a table that would not change: then the base's location.
+    pub(crate) fn finish_unless_same(self) -> Result<String> {
+        match &self.base {
+            Some(base) if same(&base.metadata, &self.metadata) => Ok(base.location.clone()),
+            _ => self.finish(),
+        }
     }
 
     /// Writes a snapshot with the change, and the metadata file.
@@ -110,6 +127,14 @@ impl Staged {
     }
 }
 
+/// Whether nothing that matters differs but the rows.
+fn same(a: &TableMetadata, b: &TableMetadata) -> bool {
+    a.current_schema_id() == b.current_schema_id()
+        && a.properties() == b.properties()
+        && a.default_sort_order_id() == b.default_sort_order_id()
+        && a.format_version() == b.format_version()
+}
+
 struct SnapshotWriter<'a> {
     io: FileIO,
     folder: PathBuf,
@@ -134,7 +159,8 @@ impl SnapshotWriter<'_> {
         list.add_manifests(self.manifests.into_iter()).map_err(failed)?;
         list.close().await.map_err(failed)?;
         storage::sync(&path)?;
-        let properties = self.counts.summary(parent.map(|parent| &parent.summary().additional_properties));
+        let mut properties = self.counts.summary(parent.map(|parent| &parent.summary().additional_properties));
+        properties.extend(change.told);
         let now = chrono::Utc::now().timestamp_millis();
         Ok(Snapshot::builder()
             .with_snapshot_id(self.snapshot_id)

@@ -11,7 +11,7 @@
 use std::fs::File;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, AsArray, RecordBatch, StringArray};
+use arrow::array::{Array as _, ArrayRef, AsArray, RecordBatch, StringArray, TimestampMicrosecondArray};
 use arrow::csv::ReaderBuilder;
 use arrow::csv::reader::{Format, Reader};
 use arrow::datatypes::{DataType, Field, Schema as ArrowSchema, TimeUnit};
@@ -113,6 +113,14 @@ impl Look {
     }
 }
 
+/// The type one text looks like.
+pub(crate) fn look_type(text: &str) -> DataType {
+    match Look::of(text) {
+        Look::Nothing if text.is_empty() => DataType::Null,
+        look => look.data_type(),
+    }
+}
+
 /// The schema of a file, from all its rows.
 pub(crate) fn infer(path: &str) -> Result<ArrowSchema> {
     let reader = text_columns(path, INFER_ROWS)?;
@@ -169,6 +177,34 @@ pub(crate) fn parse(column: &ArrayRef, kind: &DataType) -> Result<ArrayRef, NotK
         }
     }
     cast_exactly(&values, kind)
+}
+
+/// Parses texts of a `strptime` format into dates or timestamps; without a zone in the format they are UTC.
+pub(crate) fn parse_time(column: &ArrayRef, kind: &DataType, format: &str) -> Result<ArrayRef, NotKept> {
+    let texts = column.as_string::<i32>();
+    let mut micros = Vec::with_capacity(texts.len());
+    for (row, text) in texts.iter().enumerate() {
+        let text = text.map(str::trim).filter(|text| !text.is_empty() && *text != "NA");
+        let wrong = || NotKept {
+            row: Some(row),
+            why: format!("the value `{}` is not of the format `{format}`", text.unwrap_or_default()),
+        };
+        micros.push(text.map(|text| time_of(text, format).ok_or_else(wrong)).transpose()?);
+    }
+    let times: ArrayRef = Arc::new(TimestampMicrosecondArray::from(micros));
+    cast_exactly(&times, kind)
+}
+
+/// Microseconds since 1970 of a text with a zone, without one, or of a day.
+fn time_of(text: &str, format: &str) -> Option<i64> {
+    if let Ok(instant) = chrono::DateTime::parse_from_str(text, format) {
+        return Some(instant.timestamp_micros());
+    }
+    if let Ok(time) = chrono::NaiveDateTime::parse_from_str(text, format) {
+        return Some(time.and_utc().timestamp_micros());
+    }
+    let day = chrono::NaiveDate::parse_from_str(text, format).ok()?;
+    Some(day.and_time(chrono::NaiveTime::MIN).and_utc().timestamp_micros())
 }
 
 #[cfg(test)]

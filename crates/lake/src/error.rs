@@ -56,11 +56,15 @@ pub enum Error {
     /// An append that asks for another partitioning than the table has.
     #[error("could not append: the table is partitioned by `{table}`, not by `{asked}`")]
     PartitionMismatch { table: String, asked: String },
-    /// An append with a column the table lacks.
-    #[error("could not append: the table has no column `{column}`")]
-    ExtraColumn { column: String, near: Option<String> },
-    /// An append whose column has a type that does not widen to the table's.
-    #[error("could not append column `{column}`: {from} does not widen to the table's {to}")]
+    /// Columns that cannot be added to the table.
+    #[error("could not change the table's columns: {changes}")]
+    NewColumn {
+        changes: String,
+        #[source]
+        cause: Cause,
+    },
+    /// An append whose column has a type that neither fits the table's nor widens it.
+    #[error("could not append column `{column}`: {from} does not widen to the table's {to}, nor can the table's become {from}")]
     AppendType { column: String, from: String, to: String },
     /// Nulls, or no column at all, where the table requires values.
     #[error("could not write the required column `{column}`: {why}")]
@@ -79,11 +83,20 @@ pub enum Error {
     /// An overwrite filter over columns the table is not partitioned by.
     #[error("could not overwrite where `{filter}`: {why}")]
     OverwriteFilter { filter: String, why: String },
+    /// A sort order that does not fit the columns.
+    #[error("could not sort by `{field}`: {why}")]
+    SortColumn { field: String, why: String, near: Option<String> },
+    /// Key columns that do not fit the rows or the table.
+    #[error("could not merge on `{keys}`: {why}")]
+    MergeKey { keys: String, why: String },
+    /// Rows to merge that do not say what to do.
+    #[error("could not merge: {why}")]
+    MergeRows { why: String },
     /// Nothing to import.
     #[error("could not find files to import at `{uri}`: {why}")]
     NoSources { uri: String, why: String },
     /// A file that is neither Parquet nor CSV.
-    #[error("could not import `{path}`: only Parquet and CSV files can be imported")]
+    #[error("could not import `{path}`: only Parquet, CSV and JSON lines files can be imported")]
     SourceFormat { path: String },
     /// A file to import that is damaged.
     #[error("could not read `{path}`")]
@@ -163,7 +176,7 @@ impl Error {
             Self::PartitionType { .. } => ("LAK0009", Request),
             Self::TooManyPartitions { .. } => ("LAK0010", Request),
             Self::PartitionMismatch { .. } => ("LAK0011", Request),
-            Self::ExtraColumn { .. } => ("LAK0012", Request),
+            Self::NewColumn { .. } => ("LAK0012", Request),
             Self::AppendType { .. } => ("LAK0013", Request),
             Self::Required { .. } => ("LAK0014", Request),
             Self::Column { .. } => ("LAK0015", Request),
@@ -180,6 +193,9 @@ impl Error {
             Self::Location { .. } => ("LAK0026", Fault::Usage),
             Self::Recorded { .. } => ("LAK0027", Request),
             Self::Internal { .. } => ("LAK0028", Platform),
+            Self::SortColumn { .. } => ("LAK0041", Request),
+            Self::MergeKey { .. } => ("LAK0042", Request),
+            Self::MergeRows { .. } => ("LAK0043", Request),
         }
     }
 
@@ -202,16 +218,20 @@ impl Error {
             Self::PartitionMismatch { .. } => {
                 Some("leave `partitioned_by` out, or replace the table to partition it anew".into())
             }
-            Self::ExtraColumn { near: Some(name), .. } => {
-                Some(format!("did you mean `{name}`? To add columns, replace the table"))
+            Self::NewColumn { .. } => Some("give the column another name, or replace the table".into()),
+            Self::SortColumn { near: name, .. } => near(name),
+            Self::MergeKey { .. } => {
+                Some("name columns that identify a row, of types such as integers, strings and dates".into())
             }
-            Self::ExtraColumn { .. } => Some("drop the column, or replace the table to add it".into()),
-            Self::AppendType { to, .. } => Some(format!("cast the column to {to}, or replace the table")),
+            Self::MergeRows { .. } => Some("give each key once, and none that is null".into()),
+            Self::AppendType { to, .. } => Some(format!("cast the column to {to}, or replace the table to change its type")),
             Self::Required { .. } => Some("fill the column, or replace the table with a nullable one".into()),
             Self::OverwriteFilter { .. } => Some("use only columns the table is partitioned by".into()),
             Self::NoSources { .. } => Some("give an absolute path, a folder or a glob such as `/data/*.parquet`".into()),
-            Self::SourceFormat { .. } => Some("files must end in `.parquet` or `.csv`".into()),
-            Self::SourceConflict { .. } => Some("import the files into different tables, or convert them first".into()),
+            Self::SourceFormat { .. } => Some("files must end in `.parquet`, `.csv` or `.jsonl`".into()),
+            Self::SourceConflict { .. } => {
+                Some("choose the types in a plan: `forebay table create-plan`, then `forebay table create-plan-apply`".into())
+            }
             Self::SourceColumn { near: name, .. } => {
                 Some(near(name).unwrap_or_else(|| "use `best_effort` to leave unknown columns out".into()))
             }

@@ -40,6 +40,8 @@ pub(crate) struct Target {
     pub arrow: SchemaRef,
     /// The partition spec the groups were split by.
     pub spec_id: i32,
+    /// The sort order the rows of each group are in.
+    pub order_id: Option<i32>,
     /// Files made so far: they go again if one of them cannot be finished, above all when the disk is full.
     pub created: Mutex<Vec<PathBuf>>,
 }
@@ -68,7 +70,7 @@ fn write_groups(groups: Vec<Group>, target: &Target) -> Result<Vec<DataFile>> {
         while let Some((index, group)) = next() {
             let files = write_group(&group.batches, target, columns_at_once)?
                 .into_iter()
-                .map(|written| metrics::data_file(written, &target.schema, target.spec_id, group.values.clone()))
+                .map(|written| metrics::data_file(written, target, group.values.clone()))
                 .collect::<Result<Vec<_>>>();
             match files {
                 Ok(files) => done.push((index, files)),

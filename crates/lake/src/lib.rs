@@ -21,10 +21,13 @@ mod conform;
 mod csv;
 mod deletes;
 mod error;
+mod evolve;
 mod facts;
 mod files;
 mod foreign;
 mod join;
+mod json;
+mod merge;
 mod metrics;
 mod overwrite;
 mod partition;
@@ -34,12 +37,14 @@ mod replay;
 mod rows;
 mod scan;
 mod schema;
+mod sort;
 mod source;
 mod statistics;
 mod storage;
 mod strings;
 mod summary;
 mod table;
+mod type_names;
 mod write;
 
 #[cfg(test)]
@@ -50,9 +55,13 @@ pub use facts::{ColumnFacts, TableFacts, facts};
 pub use foreign::{Change, Creation, Foreign, Refusal, Rules};
 pub use partition::PARTITIONS_MAX;
 pub use provider::LakeTable;
-pub use replay::replay_append;
+pub use replay::replay;
 pub use scan::{ScanRequest, ScanStats, Scanned, scan};
 pub use schema::TYPES_PROPERTY;
-pub use source::{SOURCE_FILES_MAX, SourceFile, SourceFormat, infer_schema, read_source, sources};
-pub use table::{FieldInfo, TableInfo, load};
+pub use source::{
+    CASTS_PROPERTY, Reading, SOURCE_FILES_MAX, SourceColumn, SourceFile, SourceFormat, infer_schema, read_source, source_columns,
+    sources,
+};
+pub use table::{FieldInfo, SnapshotInfo, TableInfo, load};
+pub use type_names::{parse_type, stored_name};
 pub use write::{Mode, WriteRequest, Written, create, write};

@@ -12,6 +12,7 @@ use parquet::file::metadata::ParquetMetaData;
 use parquet::file::statistics::Statistics;
 
 use crate::error::{Error, Result};
+use crate::files::Target;
 
 /// Bounds longer than this are left out of the manifest.
 const BOUND_BYTES_MAX: usize = 256;
@@ -29,7 +30,8 @@ pub(crate) struct Written {
 }
 
 /// The Iceberg entry of a written file.
-pub(crate) fn data_file(written: Written, schema: &Schema, spec_id: i32, partition: Struct) -> Result<DataFile> {
+pub(crate) fn data_file(written: Written, target: &Target, partition: Struct) -> Result<DataFile> {
+    let schema: &Schema = &target.schema;
     let mut columns = Columns::default();
     for group in written.footer.row_groups() {
         for chunk in group.columns() {
@@ -55,12 +57,16 @@ pub(crate) fn data_file(written: Written, schema: &Schema, spec_id: i32, partiti
     }
     columns.finish();
     let offsets = written.footer.row_groups().iter().filter_map(|group| group.file_offset());
-    DataFileBuilder::default()
+    let mut builder = DataFileBuilder::default();
+    if let Some(order_id) = target.order_id {
+        builder.sort_order_id(order_id);
+    }
+    builder
         .content(DataContentType::Data)
         .file_path(written.path)
         .file_format(DataFileFormat::Parquet)
         .partition(partition)
-        .partition_spec_id(spec_id)
+        .partition_spec_id(target.spec_id)
         .record_count(unsigned(written.footer.file_metadata().num_rows()))
         .file_size_in_bytes(written.bytes)
         .column_sizes(columns.sizes)

@@ -103,7 +103,7 @@ async fn rows_left(
 }
 
 /// Drops position delete files that speak of dropped files only.
-fn drop_their_deletes(live: &LiveFiles, dropped: &mut HashSet<String>) {
+pub(crate) fn drop_their_deletes(live: &LiveFiles, dropped: &mut HashSet<String>) {
     let targets: HashMap<String, String> = live
         .deletes
         .iter()

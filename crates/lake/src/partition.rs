@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use arrow::array::{ArrayRef, RecordBatch, StructArray, UInt32Array};
-use arrow::compute::take_record_batch;
-use arrow::datatypes::DataType;
+use arrow::compute::{cast, take_record_batch};
+use arrow::datatypes::{DataType, Fields};
 use arrow::row::{RowConverter, SortField};
 use forebay_types::{PartitionField, Transform};
 use iceberg::arrow::{arrow_struct_to_literal, type_to_arrow_type};
@@ -13,7 +13,7 @@ use iceberg::spec::{
 };
 use iceberg::transform::create_transform_function;
 
-use crate::error::{Error, Result, nearest};
+use crate::error::{Cause, Error, Result, nearest};
 use crate::join;
 use crate::schema::type_name;
 
@@ -28,6 +28,8 @@ fn transform(transform: Transform) -> IcebergTransform {
         Transform::Month => IcebergTransform::Month,
         Transform::Day => IcebergTransform::Day,
         Transform::Hour => IcebergTransform::Hour,
+        Transform::Bucket(buckets) => IcebergTransform::Bucket(buckets),
+        Transform::Truncate(width) => IcebergTransform::Truncate(width),
     }
 }
 
@@ -47,7 +49,7 @@ pub(crate) fn spec(schema: &Schema, fields: &[PartitionField]) -> Result<Unbound
                 field: field.to_string(),
                 column: field.column.clone(),
                 kind: type_name(&source.field_type),
-                hint: type_hint(&source.field_type, &field.column),
+                hint: type_hint(field, &source.field_type),
             });
         }
         let name = field_name(schema, field, &taken);
@@ -57,11 +59,14 @@ pub(crate) fn spec(schema: &Schema, fields: &[PartitionField]) -> Result<Unbound
     Ok(builder.build())
 }
 
-fn type_hint(kind: &Type, column: &str) -> String {
-    match kind {
-        Type::Primitive(PrimitiveType::Date) => format!("use `year({column})`, `month({column})` or `day({column})`"),
-        Type::Primitive(_) => format!("only dates and timestamps have years, months, days and hours; use `{column}`"),
-        _ => "partition by a column that is not nested".to_owned(),
+fn type_hint(field: &PartitionField, kind: &Type) -> String {
+    let column = &field.column;
+    match (field.transform, kind) {
+        (_, Type::Struct(_) | Type::List(_) | Type::Map(_)) => "partition by a column that is not nested".to_owned(),
+        (Transform::Bucket(_), _) => format!("floats and booleans are not hashed; use `{column}`"),
+        (Transform::Truncate(_), _) => format!("only whole numbers, decimals, strings and binaries are cut; use `{column}`"),
+        (_, Type::Primitive(PrimitiveType::Date)) => format!("use `year({column})`, `month({column})` or `day({column})`"),
+        _ => format!("only dates and timestamps have years, months, days and hours; use `{column}`"),
     }
 }
 
@@ -78,7 +83,7 @@ fn field_name(schema: &Schema, field: &PartitionField, taken: &[String]) -> Stri
         }
     }
     if field.transform != Transform::Identity {
-        name = format!("{name}_{}", field.transform.as_str());
+        name = format!("{name}_{}", field.transform.word());
     }
     let is_column =
         |name: &str| schema.field_by_name(name).is_some() && (name != field.column || field.transform != Transform::Identity);
@@ -88,8 +93,7 @@ fn field_name(schema: &Schema, field: &PartitionField, taken: &[String]) -> Stri
     name
 }
 
-/// The partition fields of a spec as the user writes them; `None` if one is not ours (`bucket`, `truncate`,
-/// over a nested field).
+/// The partition fields of a spec as the user writes them; `None` if one is not ours (over a nested field).
 pub(crate) fn fields_of(spec: &PartitionSpec, schema: &Schema) -> Option<Vec<PartitionField>> {
     spec.fields()
         .iter()
@@ -101,7 +105,9 @@ pub(crate) fn fields_of(spec: &PartitionSpec, schema: &Schema) -> Option<Vec<Par
                 IcebergTransform::Month => Transform::Month,
                 IcebergTransform::Day => Transform::Day,
                 IcebergTransform::Hour => Transform::Hour,
-                _ => return None,
+                IcebergTransform::Bucket(buckets) => Transform::Bucket(buckets),
+                IcebergTransform::Truncate(width) => Transform::Truncate(width),
+                IcebergTransform::Void | IcebergTransform::Unknown => return None,
             };
             let column = schema.as_struct().fields().iter().find(|column| column.id == field.source_id)?;
             Some(PartitionField { column: column.name.clone(), transform })
@@ -134,7 +140,7 @@ pub(crate) fn split(batches: Vec<RecordBatch>, schema: &Schema, spec: &Partition
     let converter = RowConverter::new(sort).map_err(Error::internal("compare partitions"))?;
     let mut groups: BTreeMap<Vec<u8>, Group> = BTreeMap::new();
     for batch in &batches {
-        let values = transformed(batch, schema, spec)?;
+        let values = transformed(batch, schema, spec, &fields)?;
         let rows = converter.convert_columns(&values).map_err(Error::internal("compare partitions"))?;
         let mut members: BTreeMap<&[u8], Vec<u32>> = BTreeMap::new();
         for (index, row) in rows.iter().enumerate() {
@@ -180,20 +186,26 @@ fn join_small(mut group: Group) -> Result<Group> {
     Ok(group)
 }
 
-/// The partition columns of a batch.
-fn transformed(batch: &RecordBatch, schema: &Schema, spec: &PartitionSpec) -> Result<Vec<ArrayRef>> {
+/// The partition columns of a batch, as `fields` say.
+fn transformed(batch: &RecordBatch, schema: &Schema, spec: &PartitionSpec, fields: &Fields) -> Result<Vec<ArrayRef>> {
+    let failed = |error: Cause| Error::internal("apply the partition transform")(error);
     spec.fields()
         .iter()
-        .map(|field| {
+        .zip(fields)
+        .map(|(field, wanted)| {
             let column = schema
                 .as_struct()
                 .fields()
                 .iter()
                 .position(|source| source.id == field.source_id)
-                .ok_or_else(|| Error::internal("apply the partition transform")("its column is gone or nested"))?;
-            create_transform_function(&field.transform)
-                .and_then(|function| function.transform(batch.column(column).clone()))
-                .map_err(Error::internal("apply the partition transform"))
+                .ok_or_else(|| failed("its column is gone or nested".into()))?;
+            let column = match batch.column(column).data_type() {
+                // The crate cuts small binaries only.
+                DataType::LargeBinary => cast(batch.column(column), &DataType::Binary).map_err(|error| failed(error.into()))?,
+                _ => batch.column(column).clone(),
+            };
+            let values = create_transform_function(&field.transform).and_then(|function| function.transform(column));
+            cast(&values.map_err(|error| failed(error.into()))?, wanted.data_type()).map_err(|error| failed(error.into()))
         })
         .collect()
 }

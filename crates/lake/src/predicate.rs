@@ -154,6 +154,12 @@ impl Containers {
         self.columns.insert(field.name().clone(), bounds);
     }
 
+    /// The bounds of `column`, if both are known of some container.
+    pub(crate) fn bounds(&self, column: &str) -> Option<(&ArrayRef, &ArrayRef)> {
+        let bounds = self.columns.get(column)?;
+        Some((bounds.lower.as_ref()?, bounds.upper.as_ref()?))
+    }
+
     /// Whether no container has a null in `column`.
     pub(crate) fn no_nulls(&self, column: &str, container: usize) -> bool {
         self.columns.get(column).is_some_and(|bounds| bounds.nulls.is_valid(container) && bounds.nulls.value(container) == 0)

@@ -11,7 +11,7 @@ use crate::commit::Staged;
 use crate::conform::conform;
 use crate::error::{Error, Result};
 use crate::scan::parallel;
-use crate::{files, partition, schema, storage, strings};
+use crate::{files, partition, schema, sort, storage, strings};
 
 /// Rows to store.
 pub(crate) struct Rows {
@@ -27,18 +27,28 @@ pub(crate) async fn store(staged: &Staged, rows: Vec<Rows>) -> Result<Vec<DataFi
     let schema = Arc::clone(metadata.current_schema());
     let spec = Arc::clone(metadata.default_partition_spec());
     let clean = schema::clean_schema(&schema, &schema::notes_from_text(metadata.properties()));
+    let order = metadata.default_sort_order();
+    // Rows of a table whose order is not ours to keep are stored unordered, and their files say so.
+    let sorted = sort::fields_of(order, &schema).filter(|fields| !fields.is_empty());
+    let order_id = sorted.as_ref().and_then(|_| i32::try_from(order.order_id).ok());
     let work = move || {
         let stored = stored_schema(&schema)?;
-        let mut groups = Vec::new();
+        let mut all = Vec::new();
         for Rows { schema: given, batches } in rows {
             let rows = Rows { schema: given, batches: batches.into_iter().flat_map(strings::within_offsets).collect() };
-            let batches = parallel(&rows.batches, &|batch| to_stored(batch, &rows.schema, &clean, &stored))?;
-            groups.extend(partition::split(batches, &schema, &spec)?);
+            all.extend(parallel(&rows.batches, &|batch| to_stored(batch, &rows.schema, &clean, &stored))?);
         }
+        let mut groups = partition::split(all, &schema, &spec)?;
         if groups.is_empty() {
             return Ok(Vec::new());
         }
-        files::write(groups, &files::Target { folder, schema, arrow: stored, spec_id: spec.spec_id(), created: Mutex::default() })
+        if let Some(fields) = &sorted {
+            for group in &mut groups {
+                group.batches = sort::sorted(&group.batches, fields)?;
+            }
+        }
+        let spec_id = spec.spec_id();
+        files::write(groups, &files::Target { folder, schema, arrow: stored, spec_id, order_id, created: Mutex::default() })
     };
     tokio::task::spawn_blocking(work).await.map_err(Error::internal("write the data files"))?
 }

@@ -61,7 +61,7 @@ pub(crate) fn to_iceberg(schema: &ArrowSchema) -> Result<Schema> {
     Schema::builder().with_fields(fields).build().map_err(|error| Error::ColumnName { why: error.message().to_owned() })
 }
 
-fn nested_field(column: &str, field: &Field, next_id: &mut i32, depth: usize) -> Result<NestedFieldRef> {
+pub(crate) fn nested_field(column: &str, field: &Field, next_id: &mut i32, depth: usize) -> Result<NestedFieldRef> {
     let id = *next_id;
     *next_id += 1;
     let kind = iceberg_type(column, field.data_type(), next_id, depth + 1)?;
@@ -134,7 +134,7 @@ pub(crate) fn list_item(kind: &DataType) -> Option<&FieldRef> {
 }
 
 /// The Iceberg type that holds every value of a flat Arrow type.
-fn stored_as(kind: &DataType) -> Option<PrimitiveType> {
+pub(crate) fn stored_as(kind: &DataType) -> Option<PrimitiveType> {
     let decimal = |precision: u8, scale: i8| {
         let (precision, scale) = (u32::from(precision), u32::try_from(scale).ok()?);
         (precision <= 38 && scale <= precision).then_some(PrimitiveType::Decimal { precision, scale })
@@ -162,7 +162,7 @@ fn stored_as(kind: &DataType) -> Option<PrimitiveType> {
 }
 
 /// The Arrow type a flat Iceberg type is read as when nothing is noted.
-fn read_as(kind: &PrimitiveType) -> DataType {
+pub(crate) fn read_as(kind: &PrimitiveType) -> DataType {
     let narrow = |number: u32| u8::try_from(number).unwrap_or(38);
     match kind {
         PrimitiveType::Boolean => DataType::Boolean,
@@ -195,7 +195,7 @@ pub(crate) fn notes(arrow: &ArrowSchema, iceberg: &Schema) -> Notes {
     notes
 }
 
-fn note(kind: &DataType, stored: &NestedField, notes: &mut Notes) {
+pub(crate) fn note(kind: &DataType, stored: &NestedField, notes: &mut Notes) {
     match (kind, stored.field_type.as_ref()) {
         (DataType::Dictionary(_, value), _) => note(value, stored, notes),
         (DataType::RunEndEncoded(_, value), _) => note(value.data_type(), stored, notes),
@@ -261,7 +261,7 @@ pub(crate) fn clean_field(field: &NestedField, notes: &Notes) -> Field {
     Field::new(&field.name, clean_type(field, notes), !field.required)
 }
 
-fn clean_type(field: &NestedField, notes: &Notes) -> DataType {
+pub(crate) fn clean_type(field: &NestedField, notes: &Notes) -> DataType {
     let noted = notes.get(&field.id).map(String::as_str);
     match field.field_type.as_ref() {
         Type::Primitive(kind) => noted
@@ -307,7 +307,39 @@ pub(crate) fn type_name(kind: &Type) -> String {
     }
 }
 
-/// `new`, with the ids `old` gave to the same columns; new columns, and those of another type, get ids above `last_id`.
+/// Whether Iceberg lets a column of type `old` become `new` and keep its id: the same, or one of its promotions.
+pub(crate) fn promotes(old: &PrimitiveType, new: &PrimitiveType) -> bool {
+    use PrimitiveType::{Decimal, Double, Float, Int, Long};
+    match (old, new) {
+        (Int, Long) | (Float, Double) => true,
+        (Decimal { precision, scale }, Decimal { precision: to, scale: same }) => to >= precision && same == scale,
+        (old, new) => old == new,
+    }
+}
+
+/// The narrowest type that holds every value of both.
+pub(crate) fn common_type(a: &DataType, b: &DataType) -> Option<DataType> {
+    if widens(a, b) {
+        return Some(b.clone());
+    }
+    if widens(b, a) {
+        return Some(a.clone());
+    }
+    let decimal = |kind: &DataType| match kind {
+        DataType::Decimal128(precision, scale) => Some((i16::from(*precision) - i16::from(*scale), i16::from(*scale))),
+        _ => None,
+    };
+    if let (Some((before, after)), Some((to_before, to_after))) = (decimal(a), decimal(b)) {
+        let (before, after) = (before.max(to_before), after.max(to_after));
+        let precision = u8::try_from(before + after).ok().filter(|precision| *precision <= 38)?;
+        return Some(DataType::Decimal128(precision, i8::try_from(after).ok()?));
+    }
+    let candidates = [DataType::Int16, DataType::Int32, DataType::Int64, DataType::Float64];
+    candidates.into_iter().find(|kind| a.is_numeric() && b.is_numeric() && widens(a, kind) && widens(b, kind))
+}
+
+/// `new`, with the ids `old` gave to the same columns, widened or not; new columns, and those of another type, get ids
+/// above `last_id`.
 pub(crate) fn with_ids_of(new: &Schema, old: &Schema, last_id: i32) -> Result<Schema> {
     let mut next_id = last_id + 1;
     let fields = reuse_fields(new.as_struct().fields(), old.as_struct().fields(), &mut next_id);
@@ -321,7 +353,7 @@ fn reuse_fields(new: &[NestedFieldRef], old: &[NestedFieldRef], next_id: &mut i3
 
 fn reuse_field(new: &NestedFieldRef, old: Option<&NestedFieldRef>, next_id: &mut i32) -> NestedFieldRef {
     let same_kind = |old: &&NestedFieldRef| match (new.field_type.as_ref(), old.field_type.as_ref()) {
-        (Type::Primitive(new), Type::Primitive(old)) => new == old,
+        (Type::Primitive(new), Type::Primitive(old)) => promotes(old, new),
         (Type::Struct(_), Type::Struct(_)) | (Type::List(_), Type::List(_)) | (Type::Map(_), Type::Map(_)) => true,
         _ => false,
     };

@@ -1,14 +1,18 @@
 //! Files to import: finding them, inferring one schema for all, reading them into a table's types.
 //!
 //! Values are kept or refused, never changed: see `cast`. Inferred columns are always nullable, so that a later file
-//! may lack them.
+//! may lack them. Folders called `name=value` give a column `name` to the files below them, unless the files have it.
+//!
+//! Where files disagree about a column's type, a plan says what the types are and which the column could have; a type
+//! that was chosen is noted in the table ([`CASTS_PROPERTY`]), so that files are read into it from then on.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions, new_null_array};
+use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions, StringArray, UInt32Array, new_null_array};
+use arrow::compute::take;
 use arrow::datatypes::{DataType, Field, Schema as ArrowSchema, SchemaRef};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
@@ -16,11 +20,16 @@ use crate::cast::{NotKept, cast_exactly};
 use crate::conform::conform;
 use crate::error::{Error, Result, nearest};
 use crate::files::text;
-use crate::schema::{self, widens};
-use crate::{csv, scan, storage};
+use crate::schema::{self, common_type, widens};
+use crate::{csv, json, scan, storage};
 
 /// Files of one import, at most.
 pub const SOURCE_FILES_MAX: usize = 100_000;
+/// Table property that notes the columns whose types were chosen: a JSON object from column to the `strptime` format of
+/// their texts, or to null. Values of these columns are cast when files are imported; elsewhere only widened.
+pub const CASTS_PROPERTY: &str = "forebay.import-casts";
+/// What a folder's value is when it stands for null.
+const HIVE_NULL: &str = "__HIVE_DEFAULT_PARTITION__";
 /// Rows of a batch read from a file.
 const BATCH_ROWS: usize = 128 * 1024;
 
@@ -33,6 +42,8 @@ pub struct SourceFile {
     pub format: SourceFormat,
     /// Size.
     pub bytes: u64,
+    /// Names and values of the folders called `name=value` above it, from the outside; `None` is null.
+    pub folders: Vec<(String, Option<String>)>,
 }
 
 /// What a file to import holds.
@@ -42,6 +53,8 @@ pub enum SourceFormat {
     Parquet,
     /// `.csv`, with a header line.
     Csv,
+    /// `.jsonl`, `.ndjson` or `.json`, an object a line.
+    JsonLines,
 }
 
 impl SourceFormat {
@@ -49,12 +62,13 @@ impl SourceFormat {
         match path.extension()?.to_str()?.to_ascii_lowercase().as_str() {
             "parquet" | "pq" => Some(Self::Parquet),
             "csv" => Some(Self::Csv),
+            "jsonl" | "ndjson" | "json" => Some(Self::JsonLines),
             _ => None,
         }
     }
 }
 
-/// The Parquet and CSV files at a path, in a folder (with its subfolders), or matched by a glob; sorted by path.
+/// The Parquet, CSV and JSON lines files at a path, in a folder (with its subfolders), or matched by a glob; sorted by path.
 /// Names that start with `.` or `_` inside folders are left out.
 ///
 /// # Errors
@@ -70,8 +84,13 @@ fn find(uri: &str) -> Result<Vec<SourceFile>> {
     let mut found = Vec::new();
     if path.is_file() {
         let format = SourceFormat::of(&path).ok_or_else(|| Error::SourceFormat { path: text(&path) })?;
+        // Nothing was searched for: all folders above it are its own.
         return Ok(vec![source(&path, format)?]);
     }
+    let is_pattern =
+        |part: &std::path::Component<'_>| part.as_os_str().to_str().is_none_or(|part| part.contains(['*', '?', '[']));
+    let root: PathBuf =
+        if path.is_dir() { path.clone() } else { path.components().take_while(|part| !is_pattern(part)).collect() };
     if path.is_dir() {
         walk(&path, &mut found)?;
     } else if text(&path).contains(['*', '?', '[']) {
@@ -89,14 +108,14 @@ fn find(uri: &str) -> Result<Vec<SourceFile>> {
         return Err(nothing("there is no such file or folder"));
     }
     if found.is_empty() {
-        return Err(nothing("no Parquet or CSV file is there"));
+        return Err(nothing("no Parquet, CSV or JSON lines file is there"));
     }
     if found.len() > SOURCE_FILES_MAX {
         return Err(nothing(&format!("there are more than {SOURCE_FILES_MAX} files")));
     }
     found.sort_by(|a, b| a.path.cmp(&b.path));
     found.dedup();
-    Ok(found)
+    Ok(found.into_iter().map(|file| below(&root, file)).collect())
 }
 
 fn walk(folder: &Path, found: &mut Vec<SourceFile>) -> Result<()> {
@@ -121,93 +140,151 @@ fn walk(folder: &Path, found: &mut Vec<SourceFile>) -> Result<()> {
 
 fn source(path: &Path, format: SourceFormat) -> Result<SourceFile> {
     let bytes = fs::metadata(path).map_err(Error::storage("look at", path))?.len();
-    Ok(SourceFile { path: text(path), format, bytes })
+    Ok(SourceFile { path: text(path), format, bytes, folders: folders(path) })
 }
 
-/// One schema for all files: every column of any of them, with the narrowest type all its values fit into.
+/// The folders called `name=value` on the way to a file. Values are percent-encoded, as Spark and pyarrow do.
+fn folders(path: &Path) -> Vec<(String, Option<String>)> {
+    let names = path.parent().into_iter().flat_map(Path::components).filter_map(|part| part.as_os_str().to_str());
+    let pairs = names.filter_map(|name| name.split_once('=')).filter(|(name, _)| !name.is_empty());
+    pairs.map(|(name, value)| (unescaped(name), (value != HIVE_NULL).then(|| unescaped(value)))).collect()
+}
+
+/// `%2F` as `/`; what is no such code stays.
+fn unescaped(text: &str) -> String {
+    let mut bytes = Vec::new();
+    let mut rest = text.as_bytes();
+    while let Some((&first, tail)) = rest.split_first() {
+        let code =
+            tail.get(..2).filter(|_| first == b'%').and_then(|hex| u8::from_str_radix(std::str::from_utf8(hex).ok()?, 16).ok());
+        bytes.push(code.unwrap_or(first));
+        rest = if code.is_some() { &tail[2..] } else { tail };
+    }
+    String::from_utf8(bytes).unwrap_or_else(|_| text.to_owned())
+}
+
+/// Leaves only the folders below `root`: what is above was not part of the search.
+fn below(root: &Path, mut file: SourceFile) -> SourceFile {
+    let above = folders(&root.join("file")).len();
+    file.folders.drain(..above.min(file.folders.len()));
+    file
+}
+
+/// One column over all files to import.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SourceColumn {
+    /// Its name.
+    pub name: String,
+    /// The types it has, each with a file it has it in.
+    pub seen: Vec<(DataType, String)>,
+    /// The type all its values fit into, if there is one.
+    pub kind: Option<DataType>,
+}
+
+impl SourceColumn {
+    /// Types it could be given. Any value can be a string.
+    #[must_use]
+    pub fn choices(&self) -> Vec<DataType> {
+        if let Some(kind) = &self.kind {
+            return vec![kind.clone()];
+        }
+        let mut choices: Vec<DataType> = self.seen.iter().map(|(kind, _)| kind.clone()).collect();
+        if !choices.contains(&DataType::Utf8) && choices.iter().all(|kind| !kind.is_nested()) {
+            choices.push(DataType::Utf8);
+        }
+        choices
+    }
+}
+
+/// Every column of any of the files, with the narrowest type all its values fit into.
 ///
 /// Whole numbers and floats become float64 together (a value that does not fit is refused when read). CSV columns
 /// that disagree otherwise become strings.
 ///
 /// # Errors
+/// [`Error::Source`] for a damaged file.
+pub async fn source_columns(files: &[SourceFile]) -> Result<Vec<SourceColumn>> {
+    let files = files.to_vec();
+    tokio::task::spawn_blocking(move || columns_of(&files)).await.map_err(Error::internal("infer the schema"))?
+}
+
+/// The schema of a table for these files.
+///
+/// # Errors
 /// [`Error::SourceConflict`] names each column whose types do not go together, with the files.
 pub async fn infer_schema(files: &[SourceFile]) -> Result<SchemaRef> {
-    let files = files.to_vec();
-    tokio::task::spawn_blocking(move || infer(&files)).await.map_err(Error::internal("infer the schema"))?
-}
-
-/// A column over the files seen so far.
-struct Seen {
-    kind: Option<DataType>,
-    all_csv: bool,
-    /// The first file of each type.
-    files: Vec<(DataType, String)>,
-}
-
-fn infer(files: &[SourceFile]) -> Result<SchemaRef> {
-    let schemas = scan::parallel(files, &schema_of)?;
-    let mut order: Vec<String> = Vec::new();
-    let mut columns: BTreeMap<String, Seen> = BTreeMap::new();
-    for (file, schema) in files.iter().zip(&schemas) {
-        for field in schema.fields() {
-            let kind = field.data_type().clone();
-            let seen = columns.entry(field.name().clone()).or_insert_with(|| {
-                order.push(field.name().clone());
-                Seen { kind: Some(DataType::Null), all_csv: true, files: Vec::new() }
-            });
-            seen.kind = seen.kind.take().and_then(|so_far| common(&so_far, &kind));
-            seen.all_csv &= file.format == SourceFormat::Csv;
-            if !seen.files.iter().any(|(known, _)| *known == kind) {
-                seen.files.push((kind, file.path.clone()));
-            }
-        }
-    }
-    let mut conflicts = Vec::new();
-    let mut fields = Vec::new();
-    for name in order {
-        let seen = &columns[&name];
-        match &seen.kind {
-            Some(kind) => fields.push(Field::new(name, kind.clone(), true)),
-            None if seen.all_csv => fields.push(Field::new(name, DataType::Utf8, true)),
-            None => {
-                let files: Vec<String> = seen.files.iter().map(|(kind, file)| format!("{kind} in `{file}`")).collect();
-                conflicts.push(format!("column `{name}` is {}", files.join(", ")));
-            }
-        }
-    }
+    let columns = source_columns(files).await?;
+    let conflict = |column: &SourceColumn| {
+        let files: Vec<String> = column.seen.iter().map(|(kind, file)| format!("{kind} in `{file}`")).collect();
+        format!("column `{}` is {}", column.name, files.join(", "))
+    };
+    let conflicts: Vec<String> = columns.iter().filter(|column| column.kind.is_none()).map(conflict).collect();
     if !conflicts.is_empty() {
         return Err(Error::SourceConflict { conflicts: conflicts.join("; ") });
     }
-    let schema = ArrowSchema::new(fields);
+    let fields = columns.into_iter().map(|column| Field::new(column.name, column.kind.unwrap_or(DataType::Utf8), true));
+    let schema = ArrowSchema::new(fields.collect::<Vec<_>>());
     let iceberg = schema::to_iceberg(&schema)?;
     Ok(schema::clean_schema(&iceberg, &schema::notes(&schema, &iceberg)))
 }
 
-/// The narrowest type that holds both.
+/// A column over the files seen so far.
+struct Seen {
+    column: SourceColumn,
+    all_text: bool,
+}
+
+fn columns_of(files: &[SourceFile]) -> Result<Vec<SourceColumn>> {
+    let schemas = scan::parallel(files, &schema_of)?;
+    let mut places: BTreeMap<String, usize> = BTreeMap::new();
+    let mut columns: Vec<Seen> = Vec::new();
+    for (file, schema) in files.iter().zip(&schemas) {
+        let own = schema
+            .fields()
+            .iter()
+            .map(|field| (field.name().clone(), field.data_type().clone(), file.format == SourceFormat::Csv));
+        let lacks = |name: &str| schema.field_with_name(name).is_err();
+        let given = file.folders.iter().filter(|(name, _)| lacks(name));
+        let given = given.map(|(name, value)| (name.clone(), csv::look_type(value.as_deref().unwrap_or_default()), true));
+        for (name, kind, is_text) in own.chain(given) {
+            let place = *places.entry(name.clone()).or_insert_with(|| {
+                let column = SourceColumn { name, seen: Vec::new(), kind: Some(DataType::Null) };
+                columns.push(Seen { column, all_text: true });
+                columns.len() - 1
+            });
+            let Seen { column, all_text } = &mut columns[place];
+            column.kind = column.kind.take().and_then(|so_far| common(&so_far, &kind));
+            *all_text &= is_text;
+            if !column.seen.iter().any(|(known, _)| *known == kind) {
+                column.seen.push((kind, file.path.clone()));
+            }
+        }
+    }
+    let settled = |Seen { mut column, all_text }: Seen| {
+        if column.kind.is_none() && all_text {
+            column.kind = Some(DataType::Utf8);
+        }
+        if column.kind == Some(DataType::Null) {
+            column.kind = Some(DataType::Utf8);
+        }
+        column
+    };
+    Ok(columns.into_iter().map(settled).collect())
+}
+
+/// The narrowest type that holds both; whole numbers and floats that do not fit exactly become float64, and each value
+/// is checked when it is read.
 fn common(a: &DataType, b: &DataType) -> Option<DataType> {
-    if widens(a, b) {
-        return Some(b.clone());
-    }
-    if widens(b, a) {
-        return Some(a.clone());
-    }
-    let candidates = [DataType::Int16, DataType::Int32, DataType::Int64, DataType::Float64];
-    if a.is_numeric() && b.is_numeric() {
-        if let Some(kind) = candidates.iter().find(|kind| widens(a, kind) && widens(b, kind)) {
-            return Some(kind.clone());
-        }
-        let plain = |kind: &DataType| kind.is_integer() || kind.is_floating();
-        if plain(a) && plain(b) && (a.is_floating() || b.is_floating()) {
-            return Some(DataType::Float64);
-        }
-    }
-    None
+    let plain = |kind: &DataType| kind.is_integer() || kind.is_floating();
+    let float = || (plain(a) && plain(b) && (a.is_floating() || b.is_floating())).then_some(DataType::Float64);
+    common_type(a, b).or_else(float)
 }
 
 fn schema_of(file: &SourceFile) -> Result<ArrowSchema> {
     let schema = match file.format {
         SourceFormat::Parquet => parquet(file)?.schema().as_ref().clone(),
         SourceFormat::Csv => csv::infer(&file.path)?,
+        SourceFormat::JsonLines => json::infer(&file.path)?,
     };
     schema::check_columns(&schema).map_err(|error| Error::Source { path: file.path.clone(), cause: error.into() })?;
     Ok(schema)
@@ -227,34 +304,74 @@ pub(crate) fn unreadable<E: Into<crate::Cause>>(path: &str) -> impl FnOnce(E) ->
     move |cause| Error::Source { path: path.to_owned(), cause: cause.into() }
 }
 
+/// How files are read into a table.
+#[derive(Debug, Clone, Default)]
+pub struct Reading {
+    /// Columns the table lacks are left out, values of another type are cast where they fit.
+    pub best_effort: bool,
+    /// Columns whose values are cast, and the `strptime` format of those that are text; see [`CASTS_PROPERTY`].
+    pub casts: BTreeMap<String, Option<String>>,
+}
+
+impl Reading {
+    /// Reading into a table with these properties.
+    #[must_use]
+    pub fn of(properties: &BTreeMap<String, String>, best_effort: bool) -> Self {
+        let casts = properties.get(CASTS_PROPERTY).and_then(|text| serde_json::from_str(text).ok());
+        Self { best_effort, casts: casts.unwrap_or_default() }
+    }
+}
+
 /// Reads a file into the columns and types of `target`.
 ///
-/// A column the target lacks is an error, or left out with `best_effort`. A column the file lacks is null. Text in a
-/// CSV file is parsed; in a Parquet file it stays text, unless `best_effort` allows to parse it.
+/// A column the target lacks is an error, or left out with `best_effort`. A column the file lacks has the value of the
+/// file's folder, or null. Text in CSV files, JSON lines and names of folders is parsed; in a Parquet file it stays
+/// text, unless `best_effort` or a cast allows to parse it.
 ///
 /// # Errors
 /// [`Error::SourceColumn`], [`Error::SourceValue`] with column and row, [`Error::Source`] for a damaged file.
-pub async fn read_source(file: &SourceFile, target: &SchemaRef, best_effort: bool) -> Result<Vec<RecordBatch>> {
-    let (file, target) = (file.clone(), Arc::clone(target));
-    tokio::task::spawn_blocking(move || read(&file, &target, best_effort)).await.map_err(Error::internal("read a file"))?
+pub async fn read_source(file: &SourceFile, target: &SchemaRef, reading: &Reading) -> Result<Vec<RecordBatch>> {
+    let (file, target, reading) = (file.clone(), Arc::clone(target), reading.clone());
+    tokio::task::spawn_blocking(move || read(&file, &target, &reading)).await.map_err(Error::internal("read a file"))?
 }
 
-fn read(file: &SourceFile, target: &SchemaRef, best_effort: bool) -> Result<Vec<RecordBatch>> {
-    match file.format {
+fn read(file: &SourceFile, target: &SchemaRef, reading: &Reading) -> Result<Vec<RecordBatch>> {
+    let failed = |error| unreadable::<arrow::error::ArrowError>(&file.path)(error);
+    let (schema, batches): (SchemaRef, Box<dyn Iterator<Item = Result<RecordBatch>>>) = match file.format {
         SourceFormat::Parquet => {
             let reader = parquet(file)?;
-            check_columns(file, reader.schema(), target, best_effort)?;
+            let schema = Arc::clone(reader.schema());
             let reader = reader.with_batch_size(BATCH_ROWS).build().map_err(unreadable(&file.path))?;
-            shape_all(file, reader.map(|batch| batch.map_err(unreadable(&file.path))), target, &|array, kind| {
-                from_parquet(array, kind, best_effort)
-            })
+            (schema, Box::new(reader.map(|batch| batch.map_err(failed))))
         }
         SourceFormat::Csv => {
             let reader = csv::text_columns(&file.path, BATCH_ROWS)?;
-            check_columns(file, &reader.schema(), target, best_effort)?;
-            shape_all(file, reader.map(|batch| batch.map_err(unreadable(&file.path))), target, &csv::parse)
+            (reader.schema(), Box::new(reader.map(|batch| batch.map_err(failed))))
         }
+        SourceFormat::JsonLines => {
+            let schema = json::infer(&file.path)?;
+            let reader = json::rows(&file.path, &schema, BATCH_ROWS)?;
+            (Arc::new(schema), Box::new(reader.map(|batch| batch.map_err(failed))))
+        }
+    };
+    check_columns(file, &schema, target, reading.best_effort)?;
+    shape_all(file, batches, target, &|name, array, kind| convert(file.format, reading, name, array, kind))
+}
+
+/// One column of a file as the table's type.
+fn convert(format: SourceFormat, reading: &Reading, name: &str, array: &ArrayRef, kind: &DataType) -> Result<ArrayRef, NotKept> {
+    let is_text = matches!(array.data_type(), DataType::Utf8);
+    match (format, reading.casts.get(name)) {
+        (_, Some(Some(format))) if is_text && kind.is_temporal() => csv::parse_time(array, kind, format),
+        (SourceFormat::Csv, _) => csv::parse(array, kind),
+        (SourceFormat::JsonLines, _) if is_text && !is_string(kind) => csv::parse(array, kind),
+        (_, Some(_)) if is_text && !is_string(kind) => csv::parse(array, kind),
+        (_, cast) => from_typed(array, kind, reading.best_effort || cast.is_some()),
     }
+}
+
+fn is_string(kind: &DataType) -> bool {
+    matches!(kind, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View)
 }
 
 fn check_columns(file: &SourceFile, schema: &SchemaRef, target: &SchemaRef, best_effort: bool) -> Result<()> {
@@ -272,7 +389,8 @@ fn check_columns(file: &SourceFile, schema: &SchemaRef, target: &SchemaRef, best
     }
 }
 
-type Convert<'a> = &'a dyn Fn(&ArrayRef, &DataType) -> Result<ArrayRef, NotKept>;
+/// Column, values, wanted type.
+type Convert<'a> = &'a dyn Fn(&str, &ArrayRef, &DataType) -> Result<ArrayRef, NotKept>;
 
 fn shape_all(
     file: &SourceFile,
@@ -307,10 +425,9 @@ fn shape(
                 Error::SourceValue { path: file.path.clone(), column: field.name().clone(), why }
             };
             let array = match batch.schema().index_of(field.name()) {
-                Ok(index) => {
-                    convert(batch.column(index), field.data_type()).map_err(|problem| wrong(problem.row, problem.why))?
-                }
-                Err(_) => new_null_array(field.data_type(), batch.num_rows()),
+                Ok(index) => convert(field.name(), batch.column(index), field.data_type())
+                    .map_err(|problem| wrong(problem.row, problem.why))?,
+                Err(_) => of_folder(file, field, batch.num_rows()).map_err(|problem| wrong(None, problem.why))?,
             };
             if !field.is_nullable() && array.null_count() > 0 {
                 let row = (0..array.len()).find(|&row| array.is_null(row));
@@ -323,7 +440,21 @@ fn shape(
     RecordBatch::try_new_with_options(Arc::clone(target), columns, &options).map_err(Error::internal("shape the rows"))
 }
 
-fn from_parquet(array: &ArrayRef, kind: &DataType, best_effort: bool) -> Result<ArrayRef, NotKept> {
+/// A column the file lacks: the value of its innermost folder of that name, or null.
+fn of_folder(file: &SourceFile, field: &Field, rows: usize) -> Result<ArrayRef, NotKept> {
+    let value = file.folders.iter().rev().find(|(name, _)| name == field.name()).and_then(|(_, value)| value.clone());
+    match value {
+        None => Ok(new_null_array(field.data_type(), rows)),
+        Some(value) => {
+            let text: ArrayRef = Arc::new(StringArray::from(vec![value]));
+            let one = csv::parse(&text, field.data_type())?;
+            let zeros = UInt32Array::from(vec![0; rows]);
+            take(&one, &zeros, None).map_err(|error| NotKept { row: None, why: error.to_string() })
+        }
+    }
+}
+
+fn from_typed(array: &ArrayRef, kind: &DataType, best_effort: bool) -> Result<ArrayRef, NotKept> {
     let from = array.data_type();
     if widens(from, kind) {
         return conform(array, kind, None);

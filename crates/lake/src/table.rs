@@ -8,7 +8,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
-use forebay_types::PartitionField;
+use forebay_types::{PartitionField, SortField};
 use futures::FutureExt as _;
 use iceberg::io::FileIO;
 use iceberg::spec::{
@@ -18,7 +18,7 @@ use iceberg::spec::{
 
 use crate::error::{Error, Result};
 use crate::schema::{self, Notes, type_name};
-use crate::{partition, storage};
+use crate::{partition, sort, storage};
 
 /// A table at one metadata file.
 #[derive(Debug, Clone)]
@@ -33,10 +33,14 @@ pub struct TableInfo {
     pub arrow_schema: SchemaRef,
     /// Columns as Iceberg says.
     pub fields: Vec<FieldInfo>,
-    /// Partition fields (fields with transforms that are not ours are left out).
+    /// Partition fields; none if one of them is not ours (over a nested field).
     pub partition_by: Vec<PartitionField>,
+    /// Order of the rows of each file; none if it is not ours (transformed, over a nested field).
+    pub sort_by: Vec<SortField>,
     /// The current snapshot; `None` if nothing was ever written.
     pub snapshot_id: Option<i64>,
+    /// What that snapshot did.
+    pub snapshot: Option<SnapshotInfo>,
     /// Id of the current schema.
     pub schema_id: i32,
     /// Snapshots in the metadata.
@@ -51,6 +55,15 @@ pub struct TableInfo {
     pub comment: Option<String>,
     /// Milliseconds since 1970, UTC.
     pub last_updated_ms: i64,
+}
+
+/// What a snapshot did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SnapshotInfo {
+    /// `append`, `overwrite`, `delete` or `replace`.
+    pub operation: String,
+    /// Numbers and notes of its writer, for example `added-records`.
+    pub summary: BTreeMap<String, String>,
 }
 
 /// A top-level column.
@@ -92,7 +105,12 @@ pub async fn load(metadata_location: &str) -> Result<TableInfo> {
         arrow_schema: table.clean_schema(current),
         fields: fields.collect(),
         partition_by: partition::fields_of(spec, current).unwrap_or_default(),
+        sort_by: sort::fields_of(metadata.default_sort_order(), current).unwrap_or_default(),
         snapshot_id: metadata.current_snapshot_id(),
+        snapshot: metadata.current_snapshot().map(|snapshot| SnapshotInfo {
+            operation: snapshot.summary().operation.as_str().to_owned(),
+            summary: snapshot.summary().additional_properties.clone().into_iter().collect(),
+        }),
         schema_id: metadata.current_schema_id(),
         snapshots: metadata.snapshots().len(),
         records,

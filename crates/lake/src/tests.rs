@@ -3,7 +3,9 @@
 //! Each module tests one promise; this file holds what they share.
 
 mod codes;
+mod evolve;
 mod imports;
+mod merge;
 mod model;
 mod pruning;
 mod replay;
@@ -51,6 +53,8 @@ impl Lake {
             base: base.map(|written| written.metadata_location.clone()),
             mode,
             partition_by: fields(partition_by),
+            sort_by: Vec::new(),
+            docs: Vec::new(),
             properties: Vec::new(),
         };
         write(request, batch.schema(), vec![batch.clone()]).await

@@ -9,6 +9,7 @@ use arrow::datatypes::{Schema, SchemaRef};
 use forebay_types::{Location, Report, TableName};
 
 use crate::analyze::{self, Analysis, MissingColumn, Problem};
+use crate::column_docs;
 use crate::errors;
 use crate::filters::{self, sql_name};
 use crate::layout;
@@ -404,9 +405,14 @@ impl<'a> Checker<'a> {
                     self.unknown_column(&field.column, stored.partition_at.clone(), &known, &node.name);
                 }
             }
+            for column in &stored.named_columns {
+                if !known.contains(&column.value.as_str()) {
+                    self.unknown_column(&column.value, column.at.clone(), &known, &node.name);
+                }
+            }
         }
         if let (Some(stored), Columns::Typed(schema)) = (&node.materialization, output)
-            && let Strategy::OverwritePartitions { filter } = &stored.strategy
+            && let Strategy::OverwritePartitions { filter } | Strategy::Merge { delete_when: Some(filter), .. } = &stored.strategy
             && let Err(FilterError::Type(why)) = sql::filter_expression(filter, schema)
         {
             self.reports.push(errors::filter_type(node.at.clone(), filter, &node.name, &why));
@@ -575,12 +581,15 @@ impl Builder<'_> {
     fn write(&mut self, index: usize, node: &logical::Node) {
         let Some(stored) = &node.materialization else { return };
         let base = self.snapshot.tables.get(&(node.table.clone(), None));
+        let documented = node.comment.as_deref().map(column_docs::split).unwrap_or_default();
         let write = Write {
             table: node.table.clone(),
             strategy: stored.strategy.clone(),
             partition_by: stored.partition_by.clone(),
+            sort_by: stored.sort_by.clone(),
             base: base.map(|state| state.metadata_location.clone()),
-            comment: node.comment.clone(),
+            comment: documented.text,
+            column_docs: documented.columns,
         };
         let (producer, name) = (self.models[index], "table".to_owned());
         let inputs = vec![Input { producer, name, columns: None, dictionary: Vec::new() }];

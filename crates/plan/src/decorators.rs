@@ -1,6 +1,8 @@
 //! The decorators and input calls of Forebay: which arguments they take, in which order, and what values are fine.
 
-use forebay_types::{PartitionField, Report, parse_partition_fields};
+use std::str::FromStr;
+
+use forebay_types::{PartitionField, Report, SortField, parse_partition_fields, parse_sort_fields};
 use ruff_python_ast::{Arguments, Expr};
 use ruff_text_size::{Ranged, TextRange};
 
@@ -20,6 +22,9 @@ const MODEL: &[&str] = &[
     "internet_access",
     "overwrite_filter",
     "materialize",
+    "sorted_by",
+    "merge_keys",
+    "delete_when",
 ];
 const PYTHON: &[&str] = &["version", "pip"];
 const RESOURCES: &[&str] = &["cpus", "memory", "memory_swap", "timeout"];
@@ -169,6 +174,9 @@ fn model_argument(reader: &mut Reader<'_>, into: &mut Decorated, name: &str, wha
         "name" => settings.name = string(reader, what, value),
         "columns" => settings.columns = columns(reader, what, value),
         "partitioned_by" => settings.partitioned_by = partition_fields(reader, what, value),
+        "sorted_by" => settings.sorted_by = sort_fields(reader, what, value),
+        "merge_keys" => settings.merge_keys = key_names(reader, what, value),
+        "delete_when" => settings.delete_when = string(reader, what, value),
         "overwrite_filter" => settings.overwrite_filter = string(reader, what, value),
         "internet_access" => settings.internet_access = boolean(reader, what, value).is_some_and(|given| given.value),
         "materialize" => settings.materialize = boolean(reader, what, value),
@@ -315,11 +323,28 @@ fn packages(reader: &mut Reader<'_>, what: &str, value: &Expr) -> Vec<(String, S
 }
 
 fn partition_fields(reader: &mut Reader<'_>, what: &str, value: &Expr) -> Option<Spanned<Vec<PartitionField>>> {
+    let hint = "write columns or transforms of columns: `\"country\"`, `[\"day(ts)\", \"bucket(16, id)\"]`";
+    fields(reader, what, value, parse_partition_fields, hint)
+}
+
+fn sort_fields(reader: &mut Reader<'_>, what: &str, value: &Expr) -> Option<Spanned<Vec<SortField>>> {
+    let hint = "write columns: `\"country\"`, `[\"country\", \"ts desc\", \"id nulls last\"]`";
+    fields(reader, what, value, parse_sort_fields, hint)
+}
+
+/// Fields written as one text, or as a list of texts.
+fn fields<F: FromStr<Err = String>>(
+    reader: &mut Reader<'_>,
+    what: &str,
+    value: &Expr,
+    parse: fn(&str) -> Result<Vec<F>, String>,
+    hint: &str,
+) -> Option<Spanned<Vec<F>>> {
     let given = literal(reader, what, value)?;
     let at = reader.at(given.range);
     let parsed = match &given.value {
         Value::None => return None,
-        Value::Str(text) => parse_partition_fields(text),
+        Value::Str(text) => parse(text),
         Value::List(items) => items
             .iter()
             .map(|item| match &item.value {
@@ -332,12 +357,17 @@ fn partition_fields(reader: &mut Reader<'_>, what: &str, value: &Expr) -> Option
     match parsed {
         Ok(fields) => Some(Spanned { value: fields, at }),
         Err(why) => {
-            reader.report(
-                errors::bad_value(at, what, why)
-                    .with_hint("write columns or transforms of columns: `\"country\"`, `[\"day(ts)\", \"country\"]`"),
-            );
+            reader.report(errors::bad_value(at, what, why).with_hint(hint));
             None
         }
+    }
+}
+
+/// Key columns: a list, or the name of the only one.
+fn key_names(reader: &mut Reader<'_>, what: &str, value: &Expr) -> Vec<Spanned<String>> {
+    match value {
+        Expr::StringLiteral(_) => string(reader, what, value).into_iter().collect(),
+        _ => names(reader, what, value).unwrap_or_default(),
     }
 }
 

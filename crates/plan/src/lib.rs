@@ -15,6 +15,7 @@ mod analyze;
 mod build;
 #[cfg(test)]
 mod cases;
+mod column_docs;
 mod decorators;
 mod dictionary_functions;
 mod document;

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use forebay_types::{Location, PartitionField, Report, TableName};
+use forebay_types::{Location, PartitionField, Report, SortField, TableName};
 
 use crate::environment;
 use crate::errors;
@@ -160,6 +160,10 @@ pub struct Materialization {
     pub partition_by: Vec<PartitionField>,
     /// Where the fields are written (the model, if there are none).
     pub partition_at: Location,
+    /// Order of the rows of each file.
+    pub sort_by: Vec<SortField>,
+    /// Columns that the sort order and the strategy name, where they are written.
+    pub named_columns: Vec<Spanned<String>>,
 }
 
 impl LogicalPlan {
@@ -470,18 +474,51 @@ impl Builder<'_> {
             (None, _) => StrategyWord::None,
         };
         let overwrite = self.overwrite_filter(name, declaration, word);
+        let merge = self.merge(name, declaration, word);
         let strategy = match word {
             StrategyWord::None => return None,
             StrategyWord::Replace => Strategy::Replace,
             StrategyWord::Append => Strategy::Append,
             StrategyWord::OverwritePartitions => Strategy::OverwritePartitions { filter: overwrite? },
+            StrategyWord::Merge => merge?,
         };
         let partitioned = settings.partitioned_by.as_ref();
+        let sorted = settings.sorted_by.as_ref();
+        let sort_columns = sorted
+            .iter()
+            .flat_map(|fields| fields.value.iter().map(|field| Spanned { value: field.column.clone(), at: fields.at.clone() }));
         Some(Materialization {
             strategy,
             partition_by: partitioned.map(|fields| fields.value.clone()).unwrap_or_default(),
             partition_at: partitioned.map_or(&declaration.at, |fields| &fields.at).clone(),
+            sort_by: sorted.map(|fields| fields.value.clone()).unwrap_or_default(),
+            named_columns: sort_columns.chain(settings.merge_keys.iter().cloned()).collect(),
         })
+    }
+
+    /// The strategy MERGE, checked; no other strategy may have its settings.
+    fn merge(&mut self, name: &str, declaration: &Declaration, word: StrategyWord) -> Option<Strategy> {
+        let settings = &declaration.settings;
+        let keys = &settings.merge_keys;
+        if word != StrategyWord::Merge {
+            let given = keys.first().map(|key| ("merge_keys", &key.at));
+            for (setting, at) in given.into_iter().chain(settings.delete_when.iter().map(|filter| ("delete_when", &filter.at))) {
+                let why = format!("`{setting}` goes with the strategy MERGE only");
+                self.reports.push(errors::materialization(at.clone(), name, &why));
+            }
+            return None;
+        }
+        if keys.is_empty() {
+            let at = settings.strategy.as_ref().map_or(&declaration.at, |strategy| &strategy.at);
+            let report = errors::materialization(at.clone(), name, "MERGE needs `merge_keys`");
+            self.reports.push(report.with_hint("they name the columns that identify a row: `merge_keys=[\"id\"]`"));
+            return None;
+        }
+        let delete_when = match &settings.delete_when {
+            Some(filter) => Some(self.filter(filter)?.text),
+            None => None,
+        };
+        Some(Strategy::Merge { keys: keys.iter().map(|key| key.value.clone()).collect(), delete_when })
     }
 
     /// The filter of OVERWRITE_PARTITIONS, checked; no other strategy may have one.
@@ -511,7 +548,7 @@ impl Builder<'_> {
             Err(why) => self.reports.push(errors::materialization(
                 given.at.clone(),
                 name,
-                &format!("its `overwrite_filter` is too general: {why}"),
+                &format!("its `overwrite_filter` looks further than one row: {why}"),
             )),
             Ok(columns) => {
                 let outside = columns.iter().find(|column| !fields.iter().any(|field| field.column == **column));

@@ -2,7 +2,7 @@
 //!
 //! Nodes are in topological order: a node's inputs come before it.
 
-use forebay_types::{CommitHash, Location, PartitionField, TableName};
+use forebay_types::{CommitHash, Location, PartitionField, SortField, TableName};
 
 /// Index of a node in [`PhysicalPlan::nodes`].
 pub type NodeId = usize;
@@ -211,10 +211,14 @@ pub struct Write {
     pub strategy: Strategy,
     /// Partition fields for a table that is created or replaced.
     pub partition_by: Vec<PartitionField>,
+    /// Order of the rows of each file.
+    pub sort_by: Vec<SortField>,
     /// The table's metadata file at the pinned commit; `None`: it does not exist yet.
     pub base: Option<String>,
     /// The model's docstring, stored as the table's `comment` property.
     pub comment: Option<String>,
+    /// What its columns mean, by name.
+    pub column_docs: Vec<(String, String)>,
 }
 
 /// Materialization strategies that write.
@@ -228,6 +232,13 @@ pub enum Strategy {
     OverwritePartitions {
         /// A SQL boolean expression over partition columns, parameters filled in.
         filter: String,
+    },
+    /// Rows with a key that is given go, then all rows are added that do not delete.
+    Merge {
+        /// Columns that identify a row.
+        keys: Vec<String>,
+        /// A SQL boolean expression over the rows given, parameters filled in: those that delete.
+        delete_when: Option<String>,
     },
 }
 

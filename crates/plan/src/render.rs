@@ -98,7 +98,12 @@ fn logical_node(out: &mut String, plan: &LogicalPlan, node: &logical::Node) {
         })
         .collect();
     if let Some(stored) = &node.materialization {
-        details.push(format!("stored as {}: {}{}", node.table, strategy(&stored.strategy), partitions(&stored.partition_by)));
+        details.push(format!(
+            "stored as {}: {}{}",
+            node.table,
+            strategy(&stored.strategy),
+            layout(&stored.partition_by, &stored.sort_by)
+        ));
     }
     branches(out, &heading, &details);
 }
@@ -130,7 +135,12 @@ fn physical_node(out: &mut String, plan: &PhysicalPlan, id: usize, node: &crate:
         }
         Work::Write(write) => {
             let base = if write.base.is_some() { "" } else { ", a new table" };
-            details.push(format!("{} {}{}{base}", strategy(&write.strategy), write.table, partitions(&write.partition_by)));
+            details.push(format!(
+                "{} {}{}{base}",
+                strategy(&write.strategy),
+                write.table,
+                layout(&write.partition_by, &write.sort_by)
+            ));
         }
     }
     details.extend(limits(&node.resources));
@@ -176,14 +186,23 @@ fn strategy(strategy: &Strategy) -> String {
         Strategy::Replace => "REPLACE".to_owned(),
         Strategy::Append => "APPEND".to_owned(),
         Strategy::OverwritePartitions { filter } => format!("OVERWRITE_PARTITIONS where {filter}"),
+        Strategy::Merge { keys, delete_when: None } => format!("MERGE on {}", keys.join(", ")),
+        Strategy::Merge { keys, delete_when: Some(filter) } => format!("MERGE on {}, delete when {filter}", keys.join(", ")),
     }
 }
 
-fn partitions(fields: &[forebay_types::PartitionField]) -> String {
-    if fields.is_empty() {
-        return String::new();
+fn layout(partition_by: &[forebay_types::PartitionField], sort_by: &[forebay_types::SortField]) -> String {
+    let mut text = String::new();
+    for (word, fields) in [("partitioned", texts(partition_by)), ("sorted", texts(sort_by))] {
+        if !fields.is_empty() {
+            let _ = write!(text, ", {word} by {}", fields.join(", "));
+        }
     }
-    format!(", partitioned by {}", fields.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "))
+    text
+}
+
+fn texts(fields: &[impl ToString]) -> Vec<String> {
+    fields.iter().map(ToString::to_string).collect()
 }
 
 fn limits(resources: &Resources) -> Option<String> {
@@ -241,7 +260,7 @@ fn logical_node_json(plan: &LogicalPlan, node: &logical::Node) -> Value {
     let stored = node.materialization.as_ref().map(|stored| {
         json!({
             "table": node.table.to_string(), "strategy": strategy_json(&stored.strategy),
-            "partitioned_by": stored.partition_by.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            "partitioned_by": texts(&stored.partition_by), "sorted_by": texts(&stored.sort_by),
         })
     });
     json!({
@@ -289,8 +308,9 @@ fn work_json(work: &Work) -> Value {
         }),
         Work::Write(write) => json!({
             "table": write.table.to_string(), "strategy": strategy_json(&write.strategy),
-            "partitioned_by": write.partition_by.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            "partitioned_by": texts(&write.partition_by), "sorted_by": texts(&write.sort_by),
             "base": write.base, "comment": write.comment,
+            "column_docs": write.column_docs.iter().cloned().collect::<std::collections::BTreeMap<_, _>>(),
         }),
     }
 }
@@ -314,6 +334,7 @@ fn strategy_json(strategy: &Strategy) -> Value {
         Strategy::Replace => json!({"name": "REPLACE"}),
         Strategy::Append => json!({"name": "APPEND"}),
         Strategy::OverwritePartitions { filter } => json!({"name": "OVERWRITE_PARTITIONS", "filter": filter}),
+        Strategy::Merge { keys, delete_when } => json!({"name": "MERGE", "keys": keys, "delete_when": delete_when}),
     }
 }
 

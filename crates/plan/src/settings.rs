@@ -2,7 +2,7 @@
 
 use std::str::FromStr;
 
-use forebay_types::{Location, PartitionField};
+use forebay_types::{Location, PartitionField, SortField};
 
 use crate::physical::{Argument, Resources, Returns};
 
@@ -77,10 +77,14 @@ pub(crate) struct Settings {
     pub(crate) name: Option<Spanned<String>>,
     pub(crate) columns: Option<Vec<Spanned<String>>>,
     pub(crate) partitioned_by: Option<Spanned<Vec<PartitionField>>>,
+    pub(crate) sorted_by: Option<Spanned<Vec<SortField>>>,
     pub(crate) strategy: Option<Spanned<StrategyWord>>,
     pub(crate) materialize: Option<Spanned<bool>>,
     /// As written, parameters not filled in.
     pub(crate) overwrite_filter: Option<Spanned<String>>,
+    pub(crate) merge_keys: Vec<Spanned<String>>,
+    /// As written, parameters not filled in.
+    pub(crate) delete_when: Option<Spanned<String>>,
     /// Columns of the tables a SQL file reads that are wanted as dictionaries.
     pub(crate) dictionary: Vec<Spanned<String>>,
     pub(crate) cache_off: bool,
@@ -95,10 +99,11 @@ pub(crate) enum StrategyWord {
     Replace,
     Append,
     OverwritePartitions,
+    Merge,
 }
 
 /// The words as people write them.
-pub(crate) const STRATEGIES: [&str; 4] = ["NONE", "REPLACE", "APPEND", "OVERWRITE_PARTITIONS"];
+pub(crate) const STRATEGIES: [&str; 5] = ["NONE", "REPLACE", "APPEND", "OVERWRITE_PARTITIONS", "MERGE"];
 /// The words for `cache_strategy`.
 pub(crate) const CACHE_STRATEGIES: [&str; 2] = ["DEFAULT", "NONE"];
 
@@ -110,6 +115,7 @@ impl FromStr for StrategyWord {
             "REPLACE" => Ok(Self::Replace),
             "APPEND" => Ok(Self::Append),
             "OVERWRITE_PARTITIONS" => Ok(Self::OverwritePartitions),
+            "MERGE" => Ok(Self::Merge),
             _ => Err(()),
         }
     }

@@ -14,7 +14,7 @@ use datafusion::sql::sqlparser::ast::{
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::parser::Parser;
 use datafusion::sql::sqlparser::tokenizer::{Location as SqlLocation, Span, Token};
-use forebay_types::{Location, Report, parse_partition_fields};
+use forebay_types::{Location, Report, parse_partition_fields, parse_sort_fields};
 
 use crate::decorators::{cache_off, unknown_choice};
 use crate::errors;
@@ -26,7 +26,7 @@ use crate::settings::{
 use crate::suggest;
 use crate::text::{Edited, Text};
 
-const KEYS: [&str; 12] = [
+const KEYS: [&str; 15] = [
     "name",
     "columns",
     "dictionary",
@@ -35,6 +35,9 @@ const KEYS: [&str; 12] = [
     "materialize",
     "cache_strategy",
     "overwrite_filter",
+    "sorted_by",
+    "merge_keys",
+    "delete_when",
     "internet_access",
     "cpus",
     "memory",
@@ -392,6 +395,12 @@ fn set(settings: &mut Settings, key: &str, given: &Spanned<String>) -> Result<()
             let fields = parse_partition_fields(text).map_err(Wrong::Value)?;
             settings.partitioned_by = Some(Spanned { value: fields, at: at.clone() });
         }
+        "sorted_by" => {
+            let fields = parse_sort_fields(text).map_err(Wrong::Value)?;
+            settings.sorted_by = Some(Spanned { value: fields, at: at.clone() });
+        }
+        "merge_keys" => settings.merge_keys = names(given),
+        "delete_when" => settings.delete_when = Some(given.clone()),
         "materialization_strategy" => {
             let word = text.parse::<StrategyWord>().map_err(|()| Wrong::Choice(&STRATEGIES))?;
             settings.strategy = Some(Spanned { value: word, at: at.clone() });

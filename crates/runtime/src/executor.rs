@@ -205,13 +205,16 @@ impl Function<'_> {
     }
 
     async fn write(&self, inputs: &Inputs) -> Result<Outcome, Told> {
-        let Work::Write { location, base, strategy, filter, partition_by, properties } = &self.call.work else {
+        let Work::Write { location, base, strategy, filter, keys, partition_by, sort_by, column_docs, properties } =
+            &self.call.work
+        else {
             return Err(nonsense(&"not a write").into());
         };
         let mode = match (strategy.as_str(), filter) {
             ("replace", _) => Mode::Replace,
             ("append", _) => Mode::Append,
             ("overwrite", Some(filter)) => Mode::Overwrite { filter: filter.clone() },
+            ("merge", delete_when) => Mode::Merge { keys: keys.clone(), delete_when: delete_when.clone() },
             (other, _) => return Err(nonsense(&format!("strategy `{other}`")).into()),
         };
         let field = |(column, transform): &(String, String)| {
@@ -223,6 +226,11 @@ impl Function<'_> {
             base: base.clone(),
             mode,
             partition_by: partition_by.iter().map(field).collect::<Result<_, _>>()?,
+            sort_by: sort_by
+                .iter()
+                .map(|text| text.parse().map_err(|error: String| nonsense(&error)))
+                .collect::<Result<_, _>>()?,
+            docs: column_docs.clone(),
             properties: properties.clone(),
         };
         let (_, rows) = self.tables(inputs)?.into_iter().next().ok_or_else(|| nonsense(&"a write without its table"))?;
@@ -232,6 +240,7 @@ impl Function<'_> {
             metadata_location: written.metadata_location,
             rows: written.rows,
             file_bytes: written.file_bytes,
+            changes: written.changes,
             preview,
         };
         Ok((reply, Frame::default()))

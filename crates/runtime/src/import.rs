@@ -6,7 +6,7 @@
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
-use forebay_lake::{Error, Mode, SourceFile, WriteRequest};
+use forebay_lake::{Error, Mode, Reading, SourceFile, WriteRequest};
 use forebay_types::Coded as _;
 
 use crate::limits::IMPORT_BYTES_MAX;
@@ -31,12 +31,13 @@ pub struct Imported {
 
 /// Appends `files` to the table whose metadata file is `base`.
 pub async fn import(base: &str, files: &[String], options: Options, properties: &[(String, String)]) -> Result<Imported, Error> {
-    let schema = forebay_lake::load(base).await?.arrow_schema;
+    let table = forebay_lake::load(base).await?;
+    let (schema, reading) = (table.arrow_schema, Reading::of(&table.properties, options.best_effort));
     let mut done = Imported { metadata_location: base.to_owned(), rows: 0, files: Vec::new(), failed: Vec::new() };
     let mut pending = Vec::new();
     let mut pending_bytes = 0;
     for file in files {
-        match read(file, &schema, options.best_effort).await {
+        match read(file, &schema, &reading).await {
             Ok(batches) => {
                 pending_bytes += batches.iter().map(RecordBatch::get_array_memory_size).sum::<usize>();
                 pending.extend(batches);
@@ -57,11 +58,11 @@ pub async fn import(base: &str, files: &[String], options: Options, properties: 
 }
 
 /// One file's rows, in the table's columns. A name with a `*` in it is a name, not a pattern: the file is there.
-async fn read(file: &str, schema: &SchemaRef, best_effort: bool) -> Result<Vec<RecordBatch>, Error> {
+async fn read(file: &str, schema: &SchemaRef, reading: &Reading) -> Result<Vec<RecordBatch>, Error> {
     let sources: Vec<SourceFile> = forebay_lake::sources(file).await?;
     let mut batches = Vec::new();
     for source in &sources {
-        batches.extend(forebay_lake::read_source(source, schema, best_effort).await?);
+        batches.extend(forebay_lake::read_source(source, schema, reading).await?);
     }
     Ok(batches)
 }
@@ -77,6 +78,8 @@ async fn append(
         base: Some(done.metadata_location.clone()),
         mode: Mode::Append,
         partition_by: Vec::new(),
+        sort_by: Vec::new(),
+        docs: Vec::new(),
         properties: properties.to_vec(),
     };
     let written = forebay_lake::write(request, SchemaRef::clone(schema), batches).await?;
@@ -112,7 +115,7 @@ mod tests {
         let location = folder.path().join("table").to_string_lossy().into_owned();
         wait(async {
             let schema = forebay_lake::infer_schema(&forebay_lake::sources(&files[0]).await.unwrap()).await.unwrap();
-            let base = forebay_lake::create(&location, &schema, &[], &[]).await.unwrap();
+            let base = forebay_lake::create(&location, &schema, &[], &[], &[]).await.unwrap();
             let strict = Options { best_effort: false, continue_on_error: false };
             assert!(import(&base, &files, strict, &[]).await.is_err());
             let lenient = Options { continue_on_error: true, ..strict };

@@ -144,12 +144,21 @@ pub enum Work {
         location: String,
         /// Metadata file the table has now.
         base: Option<String>,
-        /// `replace`, `append` or `overwrite`.
+        /// `replace`, `append`, `overwrite` or `merge`.
         strategy: String,
-        /// For `overwrite`: the filter.
+        /// For `overwrite`: the filter. For `merge`: which rows delete.
         filter: Option<String>,
-        /// `(column, transform)`: transforms are `identity year month day hour`.
+        /// For `merge`: the columns that identify a row.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        keys: Vec<String>,
+        /// `(column, transform)`: transforms are `identity year month day hour bucket[n] truncate[n]`.
         partition_by: Vec<(String, String)>,
+        /// Order of the rows of each file: `ts desc nulls first`.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        sort_by: Vec<String>,
+        /// What columns mean, by name.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        column_docs: Vec<(String, String)>,
         /// Table properties to set (`comment`, …).
         properties: Vec<(String, String)>,
     },
@@ -236,6 +245,9 @@ pub enum Reply {
         rows: u64,
         /// Bytes of data files written.
         file_bytes: u64,
+        /// How the table's schema grew: `added column ...`, `widened column ...`.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        changes: Vec<String>,
         /// Printed preview, if asked for.
         preview: Option<String>,
     },

@@ -7,8 +7,10 @@ mod names;
 mod partition;
 mod refspec;
 mod report;
+mod sort;
 
 pub use names::{BranchName, CommitHash, InvalidName, TableName};
 pub use partition::{PartitionField, Transform, parse_partition_fields};
 pub use refspec::{REF_STEPS_MAX, RefSpec, RefStep, parse_time};
 pub use report::{Code, Coded, Fault, Location, OPEN_FILES_HINT, Report, is_out_of_files};
+pub use sort::{SortField, parse_sort_fields};

@@ -85,17 +85,21 @@ fn value(literal: &Literal) -> Value {
 }
 
 fn write_work(write: &Write, context: &Context<'_>) -> call::Work {
-    let (strategy, filter) = match &write.strategy {
-        Strategy::Replace => ("replace", None),
-        Strategy::Append => ("append", None),
-        Strategy::OverwritePartitions { filter } => ("overwrite", Some(filter.clone())),
+    let (strategy, filter, keys) = match &write.strategy {
+        Strategy::Replace => ("replace", None, Vec::new()),
+        Strategy::Append => ("append", None, Vec::new()),
+        Strategy::OverwritePartitions { filter } => ("overwrite", Some(filter.clone()), Vec::new()),
+        Strategy::Merge { keys, delete_when } => ("merge", delete_when.clone(), keys.clone()),
     };
     call::Work::Write {
         location: new_location(context.tables_root, &write.table),
         base: write.base.clone(),
         strategy: strategy.to_owned(),
         filter,
-        partition_by: write.partition_by.iter().map(|f| (f.column.clone(), f.transform.as_str().to_owned())).collect(),
+        keys,
+        sort_by: write.sort_by.iter().map(ToString::to_string).collect(),
+        column_docs: write.column_docs.clone(),
+        partition_by: write.partition_by.iter().map(|f| (f.column.clone(), f.transform.to_string())).collect(),
         properties: write.comment.iter().map(|comment| ("comment".to_owned(), comment.clone())).collect(),
     }
 }

@@ -325,7 +325,11 @@ impl<'run> Run<'run> {
             (Reply::Truth { value, message }, Work::Python(_)) if node.work.kind() == "expectation" => {
                 return self.verdict(node, *value, message.as_deref());
             }
-            (Reply::Written { metadata_location, rows, file_bytes, preview }, Work::Write(write)) => {
+            (Reply::Written { metadata_location, rows, file_bytes, changes, preview }, Work::Write(write)) => {
+                for text in changes {
+                    let (node, line) = (node.name.clone(), format!("{text} of `{}`", write.table));
+                    (self.events)(WorkerEvent::Log { node, stream: forebay_runtime::Stream::System, line });
+                }
                 measured.rows = Some(*rows);
                 measured.total_bytes = Some(*file_bytes);
                 let (table, base) = (write.table.clone(), write.base.clone());

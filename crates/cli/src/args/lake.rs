@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use clap::{Args, Subcommand, ValueEnum};
 
+use super::tables::{TableApplyArgs, TableCreateArgs, TableExternalArgs, TablePlanArgs};
+
 use super::{CheckoutArgs, key_value};
 
 /// `branch …`
@@ -387,9 +389,30 @@ pub enum TableCommand {
         #[arg(short = 'n', long)]
         namespace: Option<String>,
     },
-    /// Create an empty table with the columns of Parquet or CSV files
+    /// Create an empty table with the columns of Parquet, CSV or JSON lines files
     Create(TableCreateArgs),
-    /// Append Parquet or CSV files to a table
+    /// Say which table would be created, as YAML that can be edited
+    CreatePlan(TablePlanArgs),
+    /// Create the table of a plan
+    CreatePlanApply(TableApplyArgs),
+    /// Register an Iceberg table of another engine, to be read
+    CreateExternal(TableExternalArgs),
+    /// Show what commits did to a table, newest first
+    #[command(after_help = "Examples:\n  forebay table history flights\n  forebay table history flights -r v1 --limit 3 -o json")]
+    History {
+        /// Name of the table, `name` or `namespace.name`
+        name: String,
+        /// Ref to look back from [default: the active branch]
+        #[arg(short = 'r', long = "ref", value_name = "REF")]
+        at: Option<String>,
+        /// Namespace, if the name has none [default: default]
+        #[arg(short = 'n', long)]
+        namespace: Option<String>,
+        /// At most so many
+        #[arg(long, value_name = "N", default_value_t = 10)]
+        limit: u64,
+    },
+    /// Append Parquet, CSV or JSON lines files to a table
     Import(TableImportArgs),
     /// Put tables back as they are at another ref
     #[command(after_help = "Examples:\n  forebay table revert flights --source-ref main~1 --replace\n  \
@@ -439,36 +462,11 @@ pub struct TableRevertArgs {
     pub words: Words,
 }
 
-/// `table create`
-#[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  forebay table create flights --search-uri data/flights.csv\n  \
-    forebay table create trips --search-uri 'data/2023-*.parquet' --partitioned-by \"day(pickup), zone\" --replace\n\n\
-    The table is empty; fill it with `forebay table import`.")]
-pub struct TableCreateArgs {
-    /// Name of the table, `name` or `namespace.name`
-    pub name: String,
-    /// Path, folder, glob or file:// URI of the files
-    #[arg(long, visible_alias = "from", value_name = "FILES")]
-    pub search_uri: String,
-    /// Branch to create it on [default: the active branch]
-    #[arg(short = 'b', long)]
-    pub branch: Option<String>,
-    /// Namespace, if the name has none [default: default]
-    #[arg(short = 'n', long)]
-    pub namespace: Option<String>,
-    /// Columns, or year, month, day, hour of a column, by commas
-    #[arg(long, value_name = "FIELDS")]
-    pub partitioned_by: Option<String>,
-    /// Replace the table if it exists
-    #[arg(short = 'r', long)]
-    pub replace: bool,
-}
-
 /// `table import`
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  forebay table import flights --search-uri data/flights.csv\n  \
     forebay table import trips --search-uri 'data/2023-*.parquet' -b try-it --continue-on-error\n\n\
-    Files that were imported into the table before are left out.")]
+    Files that were imported into the table before are left out. Folders called `name=value` give a column.")]
 pub struct TableImportArgs {
     /// Name of the table, `name` or `namespace.name`
     pub name: String,

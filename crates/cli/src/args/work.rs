@@ -192,6 +192,12 @@ pub enum JobKind {
     Query,
     /// The creation of a table from files
     TableCreate,
+    /// A plan of a table
+    TablePlanCreate,
+    /// The creation of a planned table
+    TablePlanApply,
+    /// The registration of another engine's table
+    ExternalTableCreate,
     /// An import of files
     TableImport,
 }
@@ -204,6 +210,9 @@ impl JobKind {
             Self::Run => "run",
             Self::Query => "query",
             Self::TableCreate => "table-create",
+            Self::TablePlanCreate => "table-plan-create",
+            Self::TablePlanApply => "table-plan-apply",
+            Self::ExternalTableCreate => "external-table-create",
             Self::TableImport => "table-import",
         }
     }

@@ -8,7 +8,7 @@ use forebay_types::TableName;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::moved;
+use super::{moved, table_plans};
 use crate::args::{TableCommand, TableCreateArgs, TableImportArgs, TableRevertArgs};
 use crate::context::Context;
 use crate::error::{Error, Result};
@@ -45,6 +45,12 @@ pub fn run(context: &Context, command: TableCommand) -> Result<()> {
             context.out.data(&described(context.out.data_style, &table))
         }
         TableCommand::Create(args) => create(context, &mut session, args),
+        TableCommand::CreatePlan(args) => table_plans::plan(context, &mut session, args),
+        TableCommand::CreatePlanApply(args) => table_plans::apply(context, &mut session, &args),
+        TableCommand::CreateExternal(args) => table_plans::external(context, &mut session, args),
+        TableCommand::History { name, at, namespace, limit } => {
+            table_plans::history(context, &mut session, name, at, namespace, limit)
+        }
         TableCommand::Import(args) => import(context, &mut session, args),
         TableCommand::Revert(args) => revert(context, &mut session, args),
         TableCommand::Rm { name, branch, namespace, if_exists, words } => {
@@ -86,9 +92,15 @@ fn create(context: &Context, session: &mut crate::context::Session, args: TableC
         branch: session.or_active(args.branch),
         namespace: args.namespace,
         partitioned_by: args.partitioned_by,
+        sorted_by: args.sorted_by,
         replace: args.replace,
     };
     let table: Table = session.call(op)?;
+    created(context, &table)
+}
+
+/// Tells of a table that was created.
+pub(super) fn created(context: &Context, table: &Table) -> Result<()> {
     let name = format!("{}.{}", table.namespace, table.name);
     context.out.talk(&format!("created table `{name}` with {}", counted(count_of(&table.fields), "column")));
     if context.out.is_json() { context.out.object(json!({ "table": table })) } else { Ok(()) }
@@ -140,12 +152,12 @@ fn imported(style: Style, name: &str, result: &ImportResult) -> Vec<String> {
     lines
 }
 
-fn count_of<T>(items: &[T]) -> u64 {
+pub(super) fn count_of<T>(items: &[T]) -> u64 {
     u64::try_from(items.len()).unwrap_or(u64::MAX)
 }
 
 /// A path, glob or folder made absolute, for the background process works in another folder. URIs stay as they are.
-fn absolute(search_uri: &str) -> Result<String> {
+pub(super) fn absolute(search_uri: &str) -> Result<String> {
     if search_uri.contains("://") {
         return Ok(search_uri.to_owned());
     }
@@ -172,6 +184,12 @@ fn described(style: Style, table: &Table) -> String {
     if !table.partitions.is_empty() {
         facts.push(("partitioned by", table.partitions.iter().map(partition).collect::<Vec<_>>().join(", ")));
     }
+    if !table.sort_order.is_empty() {
+        facts.push(("sorted by", table.sort_order.join(", ")));
+    }
+    if table.kind == "EXTERNAL_TABLE" {
+        facts.push(("kind", "external, read only".to_owned()));
+    }
     facts.push(("snapshots", count(table.snapshots)));
     facts.push(("last updated", time(&table.last_updated_at, false)));
     facts.push(("metadata", table.metadata_location.clone()));
@@ -180,9 +198,13 @@ fn described(style: Style, table: &Table) -> String {
 
 fn partition(field: &serde_json::Map<String, serde_json::Value>) -> String {
     let text = |name: &str| field.get(name).and_then(|value| value.as_str()).unwrap_or_default();
+    let name = text("name");
     match text("transform") {
-        "identity" | "" => text("name").to_owned(),
-        transform => format!("{transform}({})", text("name")),
+        "identity" | "" => name.to_owned(),
+        transform => match transform.strip_suffix(']').and_then(|transform| transform.split_once('[')) {
+            Some((word, number)) => format!("{word}({number}, {name})"),
+            None => format!("{transform}({name})"),
+        },
     }
 }
 
@@ -212,6 +234,7 @@ mod tests {
             size: Some(5_000_000),
             snapshots: 2,
             metadata_location: "file:///l/1.json".into(),
+            sort_order: vec!["a desc".into()],
             current_snapshot_id: Some(1),
             current_schema_id: 0,
             last_updated_at: "then".into(),
@@ -221,7 +244,7 @@ mod tests {
         assert_eq!(
             described(Style::PLAIN, &table),
             "table           default.trips\nrows            1,234\nsize            5.00 MB\npartitioned by  day(ts)\n\
-             snapshots       2\nlast updated    then\nmetadata        file:///l/1.json\n\n\
+             sorted by       a desc\nsnapshots       2\nlast updated    then\nmetadata        file:///l/1.json\n\n\
              NAME  REQUIRED  TYPE  DOC\na     yes       long\nb     no        long  what"
         );
     }

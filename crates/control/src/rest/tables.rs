@@ -184,6 +184,7 @@ fn commit_all(view: &View<'_>, changes: &[(TableName, Change)]) -> Result<Answer
 fn now(view: &View<'_>, table: &TableName, change: &Change, head: &CommitHash) -> Result<Now, Error> {
     if !change.creates() {
         let entry = entry(view, table, head)?;
+        crate::tables::check_writable(table, &entry)?;
         let base = view.site.load(&entry.metadata_location)?;
         return Ok(Now { entry: Some(entry), base: Some(base) });
     }

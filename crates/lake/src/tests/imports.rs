@@ -9,13 +9,16 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use parquet::arrow::ArrowWriter;
 
 use super::{Lake, batch, code};
-use crate::{Error, SourceFile, SourceFormat, infer_schema, read_source, sources};
+use crate::{Error, Reading, SourceFile, SourceFormat, infer_schema, read_source, sources};
+
+/// Best effort.
+const BEST: Reading = Reading { best_effort: true, casts: std::collections::BTreeMap::new() };
 
 pub(super) fn csv(lake: &Lake, name: &str, text: &str) -> SourceFile {
     let path = lake.path(name);
     fs::create_dir_all(std::path::Path::new(&path).parent().unwrap()).unwrap();
     fs::write(&path, text).unwrap();
-    SourceFile { path, format: SourceFormat::Csv, bytes: text.len() as u64 }
+    SourceFile { path, format: SourceFormat::Csv, bytes: text.len() as u64, folders: Vec::new() }
 }
 
 pub(super) fn parquet(lake: &Lake, name: &str, rows: &RecordBatch) -> SourceFile {
@@ -23,7 +26,7 @@ pub(super) fn parquet(lake: &Lake, name: &str, rows: &RecordBatch) -> SourceFile
     let mut writer = ArrowWriter::try_new(fs::File::create(&path).unwrap(), rows.schema(), None).unwrap();
     writer.write(rows).unwrap();
     writer.close().unwrap();
-    SourceFile { bytes: fs::metadata(&path).unwrap().len(), path, format: SourceFormat::Parquet }
+    SourceFile { bytes: fs::metadata(&path).unwrap().len(), path, format: SourceFormat::Parquet, folders: Vec::new() }
 }
 
 async fn kinds(files: &[SourceFile]) -> Vec<String> {
@@ -36,7 +39,7 @@ fn schema(fields: &[(&str, DataType)]) -> SchemaRef {
 }
 
 async fn read_all(file: &SourceFile, target: &SchemaRef) -> RecordBatch {
-    concat_batches(target, &read_source(file, target, false).await.unwrap()).unwrap()
+    concat_batches(target, &read_source(file, target, &Reading::default()).await.unwrap()).unwrap()
 }
 
 #[tokio::test]
@@ -127,18 +130,18 @@ async fn parquet_keeps_its_types() {
 async fn values_fit_or_are_named() {
     let lake = Lake::new();
     let file = csv(&lake, "a.csv", "n\n1\nx\n");
-    let error = read_source(&file, &schema(&[("n", DataType::Int64)]), false).await.unwrap_err();
+    let error = read_source(&file, &schema(&[("n", DataType::Int64)]), &Reading::default()).await.unwrap_err();
     assert!(error.to_string().contains("column `n`, row 2: the value `x`"), "{error}");
     let floats = parquet(&lake, "f.parquet", &batch(vec![("n", Arc::new(Int64Array::from(vec![1, 300])))]));
-    let error = read_source(&floats, &schema(&[("n", DataType::Int8)]), false).await.unwrap_err();
+    let error = read_source(&floats, &schema(&[("n", DataType::Int8)]), &Reading::default()).await.unwrap_err();
     assert!(error.to_string().contains("row 2: the value `300`"), "{error}");
     let words = parquet(&lake, "w.parquet", &batch(vec![("n", Arc::new(StringArray::from(vec!["7"])))]));
     let target = schema(&[("n", DataType::Int64)]);
-    assert_eq!(code(read_source(&words, &target, false).await), "LAK0023");
-    assert_eq!(read_source(&words, &target, true).await.unwrap()[0].num_rows(), 1);
+    assert_eq!(code(read_source(&words, &target, &Reading::default()).await), "LAK0023");
+    assert_eq!(read_source(&words, &target, &BEST).await.unwrap()[0].num_rows(), 1);
     let extra = csv(&lake, "e.csv", "n,extra\n1,2\n");
-    assert_eq!(code(read_source(&extra, &target, false).await), "LAK0022");
-    assert_eq!(read_source(&extra, &target, true).await.unwrap()[0].num_columns(), 1);
+    assert_eq!(code(read_source(&extra, &target, &Reading::default()).await), "LAK0022");
+    assert_eq!(read_source(&extra, &target, &BEST).await.unwrap()[0].num_columns(), 1);
 }
 
 #[tokio::test]
@@ -156,4 +159,103 @@ async fn damaged_files_are_named() {
         file.format = SourceFormat::Parquet;
         assert_eq!(code(infer_schema(&[file]).await), "LAK0020");
     }
+}
+
+fn json(lake: &Lake, name: &str, text: &str) -> SourceFile {
+    SourceFile { format: SourceFormat::JsonLines, ..csv(lake, name, text) }
+}
+
+#[tokio::test]
+async fn json_lines_are_read() {
+    let lake = Lake::new();
+    let text = "{\"id\": 1, \"name\": \"a\", \"tags\": [\"x\"], \"at\": {\"day\": \"2024-01-31\"}, \"mixed\": 1}\n\n\
+        {\"name\": null, \"id\": 2.5, \"mixed\": \"two\", \"at\": {\"n\": 7}, \"none\": null, \"big\": 18446744073709551615}\n";
+    let file = json(&lake, "a.jsonl", text);
+    let expect = [
+        "id Float64",
+        "name Utf8",
+        "tags List(Utf8)",
+        "at Struct(\"day\": Utf8, \"n\": Int64)",
+        "mixed Utf8",
+        "none Utf8",
+        "big Utf8",
+    ];
+    assert_eq!(kinds(std::slice::from_ref(&file)).await, expect);
+    let target = infer_schema(std::slice::from_ref(&file)).await.unwrap();
+    let rows = read_all(&file, &target).await;
+    let shown = arrow::util::pretty::pretty_format_batches(&[rows]).unwrap().to_string();
+    for value in ["| 2.5 |", "| [x]  |", "| {day: 2024-01-31, n: } |", "| 1     |", "| two   |", "18446744073709551615"] {
+        assert!(shown.contains(value), "{value} in\n{shown}");
+    }
+    // A file of another run fits the table, too; strings become the dates a table has.
+    let later = json(&lake, "b.json", "{\"id\": 3, \"name\": \"2024-02-29\"}");
+    let dates = schema(&[("name", DataType::Date32), ("id", DataType::Int64)]);
+    assert_eq!(read_all(&later, &dates).await.num_rows(), 1);
+    let wrong = read_source(&file, &schema(&[("id", DataType::Int64)]), &BEST).await.unwrap_err();
+    assert!(wrong.to_string().contains("row 2: the value `2.5`"), "{wrong}");
+    for (text, why) in [
+        ("{\"a\": 1}\n[1]\n", "line 2: it is not an object"),
+        ("{\"a\": 1}\n{\"a\"\n", "line 2"),
+        ("{\"a\": [1]}\n{\"a\": 1}\n", "objects or lists in some rows"),
+        (&format!("{}1{}", "{\"a\":".repeat(100), "}".repeat(100)), "nested more than"),
+    ] {
+        let error = infer_schema(&[json(&lake, "bad.jsonl", text)]).await.unwrap_err();
+        let report = forebay_types::Coded::report(&error).to_string();
+        assert!(report.contains("LAK0020") && report.contains(why), "{report}");
+    }
+}
+
+#[tokio::test]
+async fn folders_give_columns() {
+    let lake = Lake::new();
+    for (name, text) in [
+        ("h/year=2023/city=a%2Fb/1.csv", "id\n1\n"),
+        ("h/year=2024/city=__HIVE_DEFAULT_PARTITION__/2.csv", "id\n2\n"),
+        ("h/year=2024/city=c/3.jsonl", "{\"id\": 3, \"year\": 1999}"),
+    ] {
+        csv(&lake, name, text);
+    }
+    let files = sources(&lake.path("h")).await.unwrap();
+    assert_eq!(kinds(&files).await, ["id Int64", "year Int64", "city Utf8"]);
+    assert_eq!(kinds(&sources(&lake.path("h/year=*/*/*.csv")).await.unwrap()).await, ["id Int64", "year Int64", "city Utf8"]);
+    // What is above the search is none of its business.
+    assert_eq!(kinds(&sources(&lake.path("h/year=2023")).await.unwrap()).await, ["id Int64", "city Utf8"]);
+    let target = schema(&[("id", DataType::Int32), ("year", DataType::Int64), ("city", DataType::Utf8)]);
+    let mut shown = Vec::new();
+    for file in &files {
+        let rows = read_all(file, &target).await;
+        shown.push(format!("{:?} {:?}", rows.column(1), rows.column(2)).split_whitespace().collect::<String>());
+    }
+    assert!(shown[0].contains("2023") && shown[0].contains("a/b"), "{shown:?}");
+    assert!(shown[1].contains("2024") && shown[1].contains("null"), "{shown:?}");
+    assert!(shown[2].contains("1999"), "the file's own column counts: {shown:?}");
+    // One file at a time, as imports read them.
+    let one = sources(&files[0].path).await.unwrap();
+    assert_eq!(read_all(&one[0], &target).await, read_all(&files[0], &target).await);
+}
+
+#[tokio::test]
+async fn chosen_types_are_cast_and_times_parsed() {
+    let lake = Lake::new();
+    let ints = parquet(&lake, "i.parquet", &batch(vec![("v", Arc::new(Int64Array::from(vec![7])) as ArrayRef)]));
+    let words =
+        parquet(&lake, "w.parquet", &batch(vec![("v", Arc::new(StringArray::from(vec!["31/01/2024 10:00"])) as ArrayRef)]));
+    let columns = crate::source_columns(&[ints.clone(), words.clone()]).await.unwrap();
+    assert_eq!((columns[0].kind.clone(), columns[0].choices()), (None, vec![DataType::Int64, DataType::Utf8]));
+    let text = schema(&[("v", DataType::Utf8)]);
+    assert_eq!(code(read_source(&ints, &text, &Reading::default()).await), "LAK0023");
+    let casts =
+        |format: Option<&str>| Reading { best_effort: false, casts: [("v".to_owned(), format.map(str::to_owned))].into() };
+    assert_eq!(read_source(&ints, &text, &casts(None)).await.unwrap()[0].num_rows(), 1);
+    let time = schema(&[("v", DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into())))]);
+    let read = read_source(&words, &time, &casts(Some("%d/%m/%Y %H:%M"))).await.unwrap();
+    let micros =
+        arrow::array::cast::AsArray::as_primitive::<arrow::datatypes::TimestampMicrosecondType>(read[0].column(0)).value(0);
+    assert_eq!(micros, 1_706_695_200_000_000);
+    let error = read_source(&words, &time, &casts(Some("%Y"))).await.unwrap_err();
+    assert!(error.to_string().contains("is not of the format `%Y`"), "{error}");
+    assert_eq!(
+        Reading::of(&[(crate::CASTS_PROPERTY.to_owned(), r#"{"v": "%d", "w": null}"#.to_owned())].into(), false).casts.len(),
+        2
+    );
 }

@@ -72,6 +72,8 @@ enum Step {
     Append(Vec<Row>),
     Replace(Vec<Row>),
     Overwrite(usize, Vec<Row>),
+    /// By id; rows with a negative score delete.
+    Merge(Vec<Row>),
 }
 
 fn row() -> impl Strategy<Value = Row> {
@@ -91,6 +93,11 @@ fn step() -> impl Strategy<Value = Step> {
         3 => rows().prop_map(Step::Append),
         1 => rows().prop_map(Step::Replace),
         3 => (0..OVERWRITES.len(), rows()).prop_map(|(filter, rows)| Step::Overwrite(filter, rows)),
+        3 => rows().prop_map(|mut rows| {
+            rows.sort_by_key(|row| row.id);
+            rows.dedup_by_key(|row| row.id);
+            Step::Merge(rows)
+        }),
     ]
 }
 
@@ -161,9 +168,14 @@ async fn play(partition_by: &str, first: &[Row], steps: &[Step]) {
                 model.retain(|row| test(row) != Some(true));
                 (Mode::Overwrite { filter: sql.to_owned() }, rows)
             }
+            Step::Merge(rows) => {
+                model.retain(|row| !rows.iter().any(|given| given.id == row.id));
+                (Mode::Merge { keys: vec!["id".to_owned()], delete_when: Some("score < 0".to_owned()) }, rows)
+            }
         };
         table = lake.write(Some(&table), mode, partition_by, &to_batch(rows)).await.unwrap();
-        model.extend(rows.iter().cloned());
+        let deletes = |row: &&Row| matches!(step, Step::Merge(_)) && row.score.is_some_and(|score| score < 0.0);
+        model.extend(rows.iter().filter(|row| !deletes(row)).cloned());
         check(&table, &model).await;
     }
 }
@@ -172,7 +184,9 @@ async fn play(partition_by: &str, first: &[Row], steps: &[Step]) {
 fn tables_behave_like_lists_of_rows() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let config = ProptestConfig { cases: 32, max_shrink_iters: 200, failure_persistence: None, ..ProptestConfig::default() };
-    let specs = prop_oneof![Just("region, day(ts)"), Just("month(ts), region"), Just("region, hour(ts)"), Just("")];
+    let specs =
+        ["region, day(ts)", "month(ts), region", "region, hour(ts)", "bucket(3, region), truncate(2, region), day(ts)", ""];
+    let specs = proptest::sample::select(specs.to_vec());
     let input = (specs, proptest::collection::vec(row(), 0..20), proptest::collection::vec(step(), 0..5));
     TestRunner::new(config)
         .run(&input, |(partition_by, first, steps)| {

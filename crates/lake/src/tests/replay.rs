@@ -5,12 +5,12 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, Float64Array, Int64Array, StringArray};
 
 use super::{Lake, all, batch, ids, trips};
-use crate::{Mode, Written, facts, load, replay_append};
+use crate::{Mode, Written, facts, load};
 
 async fn replay(base: &Written, ours: &Written, onto: &Written) -> Option<Written> {
     let [base, ours, onto] = [base, ours, onto].map(|written| written.metadata_location.as_str());
-    let made = replay_append(base, ours, onto).await.unwrap()?;
-    Some(Written { metadata_location: made, rows: 0, file_bytes: 0, files: 0 })
+    let made = crate::replay(base, ours, onto).await.unwrap()?;
+    Some(Written { metadata_location: made, rows: 0, file_bytes: 0, files: 0, changes: Vec::new() })
 }
 
 #[tokio::test]
@@ -34,8 +34,8 @@ async fn two_appends_become_one_line() {
 async fn a_first_append_replays_upon_a_first_append() {
     let lake = Lake::new();
     let schema = trips(0, 0).schema();
-    let empty = crate::create(&lake.path("t"), &schema, &[], &[]).await.unwrap();
-    let empty = Written { metadata_location: empty, rows: 0, file_bytes: 0, files: 0 };
+    let empty = crate::create(&lake.path("t"), &schema, &[], &[], &[]).await.unwrap();
+    let empty = Written { metadata_location: empty, rows: 0, file_bytes: 0, files: 0, changes: Vec::new() };
     let ours = lake.write(Some(&empty), Mode::Append, "", &trips(0, 2)).await.unwrap();
     let theirs = lake.write(Some(&empty), Mode::Append, "", &trips(5, 6)).await.unwrap();
     let both = replay(&empty, &ours, &theirs).await.unwrap();
@@ -65,6 +65,63 @@ async fn what_does_not_commute_is_left_to_its_writer() {
     assert!(replay(&base, &append, &reshaped).await.is_none());
 }
 
+fn merge(delete_when: Option<&str>) -> Mode {
+    Mode::Merge { keys: vec!["id".into()], delete_when: delete_when.map(str::to_owned) }
+}
+
+#[tokio::test]
+async fn merges_replay_where_no_key_is_met() {
+    for partition_by in ["", "region", "bucket(3, id)"] {
+        let lake = Lake::new();
+        let base = lake.table(partition_by, &trips(0, 10)).await;
+        let base = lake.write(Some(&base), Mode::Append, "", &trips(50, 60)).await.unwrap();
+        let ours = lake.write(Some(&base), merge(None), "", &trips(8, 13)).await.unwrap();
+        let far = lake.write(Some(&base), Mode::Append, "", &trips(100, 103)).await.unwrap();
+        let both = replay(&base, &ours, &far).await.unwrap();
+        let mut found = ids(&all(&both).await);
+        found.sort_unstable();
+        assert_eq!(found, (0..13).chain(50..60).chain(100..103).collect::<Vec<i64>>());
+        // A key that came meanwhile would be there twice.
+        for near in [trips(12, 13), trips(9, 10)] {
+            let near = lake.write(Some(&base), Mode::Append, "", &near).await.unwrap();
+            assert!(replay(&base, &ours, &near).await.is_none());
+        }
+        // A file that we rewrote was rewritten.
+        let same = lake.write(Some(&base), merge(None), "", &trips(9, 10)).await.unwrap();
+        assert!(replay(&base, &ours, &same).await.is_none());
+        // Two merges beside each other, in different files.
+        let other = lake.write(Some(&base), merge(None), "", &trips(55, 56)).await.unwrap();
+        if partition_by.is_empty() {
+            assert_eq!(all(&replay(&base, &ours, &other).await.unwrap()).await.num_rows(), 23);
+        }
+        // A delete of a key that is not there would have deleted what came.
+        let idle = lake.write(Some(&base), merge(Some("id = 100")), "", &trips(100, 102)).await.unwrap();
+        assert!(replay(&base, &idle, &far).await.is_none());
+        let apart = lake.write(Some(&base), merge(Some("id = 55")), "", &trips(55, 56)).await.unwrap();
+        assert_eq!(all(&replay(&base, &apart, &far).await.unwrap()).await.num_rows(), 22);
+    }
+}
+
+#[tokio::test]
+async fn overwrites_replay_where_no_row_is_met() {
+    let lake = Lake::new();
+    let base = lake.table("region", &trips(0, 8)).await;
+    let mode = Mode::Overwrite { filter: "region = 'eu'".to_owned() };
+    let ours = lake.write(Some(&base), mode.clone(), "", &trips(40, 41)).await.unwrap();
+    let us = lake.write(Some(&base), Mode::Append, "", &trips(21, 22)).await.unwrap();
+    let eu = lake.write(Some(&base), Mode::Append, "", &trips(20, 21)).await.unwrap();
+    let mut found = ids(&all(&replay(&base, &ours, &us).await.unwrap()).await);
+    found.sort_unstable();
+    assert_eq!(found, [1, 2, 3, 5, 6, 7, 21, 40]);
+    assert!(replay(&base, &ours, &eu).await.is_none(), "it would have gone");
+    let again = lake.write(Some(&base), mode, "", &trips(44, 45)).await.unwrap();
+    assert!(replay(&base, &ours, &again).await.is_none());
+    // A replayed change can be replayed again.
+    let both = replay(&base, &ours, &us).await.unwrap();
+    let more = lake.write(Some(&us), Mode::Append, "", &trips(25, 26)).await.unwrap();
+    assert_eq!(all(&replay(&us, &both, &more).await.unwrap()).await.num_rows(), 9);
+}
+
 #[tokio::test]
 async fn facts_come_from_manifests() {
     let lake = Lake::new();
@@ -85,7 +142,7 @@ async fn facts_come_from_manifests() {
     assert_eq!(shown[0], r#"n Some(1) Some("-1") Some("3")"#);
     assert_eq!(shown[1], r#"s Some(1) Some("b") Some("x")"#);
     assert_eq!(known.columns[2].nulls, Some(0));
-    let none = crate::create(&lake.path("empty"), &trips(0, 0).schema(), &[], &[]).await.unwrap();
+    let none = crate::create(&lake.path("empty"), &trips(0, 0).schema(), &[], &[], &[]).await.unwrap();
     let none = facts(&none).await.unwrap();
     assert_eq!((none.files, none.columns[0].nulls, none.columns[0].lower.clone()), (0, Some(0), None));
 }

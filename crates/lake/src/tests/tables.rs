@@ -16,7 +16,7 @@ async fn an_empty_table_is_made_and_described() {
     let schema = trips(0, 0).schema();
     let properties = [("comment".to_owned(), "All trips".to_owned())];
     let uri = format!("file://{}/", lake.path("t"));
-    let location = create(&uri, &schema, &fields("day(ts), region"), &properties).await.unwrap();
+    let location = create(&uri, &schema, &fields("day(ts), region"), &[], &properties).await.unwrap();
     let info = load(&location).await.unwrap();
     assert_eq!(info.location, lake.path("t"));
     assert_eq!(info.arrow_schema, schema);
@@ -72,8 +72,8 @@ async fn appended_values_must_fit_the_recorded_type() {
     let lake = Lake::new();
     let small: ArrayRef = Arc::new(Int8Array::from(vec![1]));
     let table = lake.table("", &batch(vec![("n", small)])).await;
-    let large: ArrayRef = Arc::new(Int64Array::from(vec![1]));
-    assert_eq!(code(lake.write(Some(&table), Mode::Append, "", &batch(vec![("n", large)])).await), "LAK0013");
+    let words: ArrayRef = Arc::new(LargeStringArray::from(vec!["1"]));
+    assert_eq!(code(lake.write(Some(&table), Mode::Append, "", &batch(vec![("n", words)])).await), "LAK0013");
 }
 
 #[tokio::test]
@@ -229,6 +229,8 @@ async fn properties_are_set_and_kept() {
         base: Some(table.metadata_location),
         mode: Mode::Append,
         partition_by: Vec::new(),
+        sort_by: Vec::new(),
+        docs: Vec::new(),
         properties: vec![("comment".into(), "more".into())],
     };
     let table = write(request, trips(0, 0).schema(), vec![trips(5, 6)]).await.unwrap();

@@ -36,6 +36,8 @@ fn table(folder: &Path, name: &str, rows: Range<i64>) -> QueryTable {
         base: None,
         mode: Mode::Replace,
         partition_by: vec![],
+        sort_by: vec![],
+        docs: vec![],
         properties: vec![],
     };
     let written = runtime().block_on(forebay_lake::write(request, Arc::clone(&schema), batches)).unwrap();
