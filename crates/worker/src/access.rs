@@ -6,7 +6,7 @@ use forebay_plan::physical::{Node, Work};
 use forebay_runtime::Access;
 use forebay_sipc::call;
 
-use crate::{Compact, Execution, Import, Storage};
+use crate::{Compact, Execution, Import, Query, Storage};
 
 /// For a node of a plan.
 pub fn node(node: &Node, execution: &Execution) -> Access {
@@ -77,6 +77,23 @@ fn local(node: &Node, execution: &Execution, tables: Option<PathBuf>) -> Access 
             Access { write: tables.into_iter().chain(base).collect(), ..Access::default() }
         }
     }
+}
+
+/// For a query, which may spill into `spill`.
+pub fn query(query: &Query, spill: &Path) -> Access {
+    let tables = query.tables.iter().filter_map(|one| table(&one.metadata_location));
+    let root = (!is_remote(&query.tables_root)).then(|| path(&query.tables_root));
+    let access = Access { read: root.into_iter().chain(tables).collect(), write: vec![spill.to_owned()], internet: false };
+    if reaches_out(query) { remote(access, &query.storage) } else { access }
+}
+
+/// How a query reaches object stores.
+pub fn query_storage(query: &Query) -> call::Storage {
+    if reaches_out(query) { query.storage.options.clone() } else { call::Storage::default() }
+}
+
+fn reaches_out(query: &Query) -> bool {
+    query.tables.iter().map(|one| &one.metadata_location).chain([&query.tables_root]).any(|location| is_remote(location))
 }
 
 /// For an import.

@@ -14,6 +14,7 @@ mod access;
 mod call;
 mod event;
 mod gate;
+mod query;
 mod run;
 mod seal;
 mod secrets;
@@ -37,7 +38,8 @@ pub use event::{
 };
 pub use forebay_envs::Environment;
 pub use forebay_runtime::{CancelToken, Mode as SandboxMode, Settings as SandboxSettings, Stream, ZygoteStatus};
-
+pub use forebay_sipc::call::QueryTable;
+pub use query::{Answered, Bounds, Query};
 pub use seal::{Error as SealError, Keys, PublicKey, SEALED_BYTES_MAX, Sealed, seal};
 pub use secrets::{SECRET_BYTES_MIN, Secrets};
 
