@@ -12,6 +12,8 @@ request. A daemon that went away meanwhile is started again, before the request 
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import select
@@ -21,13 +23,14 @@ import sys
 import threading
 import time
 from dataclasses import dataclass
-from typing import Any, Callable, Mapping
+from typing import Any, Callable, Iterator, Mapping
 
 from ._errors import from_wire
 from .exceptions import ForebayError, JobTimeoutError, ServiceUnavailableError
 
 PROTOCOL_VERSION = 1
 _START_TIMEOUT_S = 60
+_PIPE_BYTES = 1 << 20
 _PROJECT_FILES = ("forebay.toml", "bauplan_project.yml", "bauplan_project.yaml")
 
 Event = Callable[[Mapping[str, Any]], None]
@@ -50,6 +53,161 @@ class Answer:
 
     result: Any
     table: Any = None
+
+
+class _Asked:
+    """A request that was sent, on a connection of its own."""
+
+    def __init__(self, channel: Any, op: str, limit: float | None) -> None:
+        self.channel = channel
+        self.op = op
+        self.limit = limit
+        self.deadline = None if limit is None or limit < 0 else time.monotonic() + limit
+
+    @contextlib.contextmanager
+    def errors(self) -> Iterator[None]:
+        """Errors of the connection as ours. Any error cancels the request."""
+        from . import _native
+
+        try:
+            yield
+        except ForebayError:
+            self.close()
+            raise
+        except OSError as error:
+            self.close()
+            raise _broken(self.op, error) from error
+        except _native.Error as error:
+            self.close()
+            keys = ("code", "message", "causes", "hint", "fault")
+            raise from_wire(dict(zip(keys, error.args)), self.op) from error
+
+    def frame(self) -> tuple[Any, Any]:
+        """The next frame and its header."""
+        self.wait(self.channel.fileno())
+        # A frame that has begun comes to its end: the daemon writes it at once.
+        frame = self.channel.receive()
+        if frame is None:
+            raise _broken(self.op, None)
+        header = json.loads(frame.header)
+        if header.get("error") is not None:
+            raise from_wire(header["error"], self.op)
+        return frame, header
+
+    def answer(self, on_event: Event | None = None) -> Answer:
+        with self.errors():
+            while True:
+                frame, header = self.frame()
+                if "event" not in header:
+                    result = header.get("result")
+                    return Answer(result, _table(frame, result))
+                if on_event is not None:
+                    on_event(header)
+
+    def wait(self, descriptor: int) -> None:
+        """Waits here and not in native code: Ctrl-C must interrupt it, and a deadline must end it."""
+        poll = select.poll()
+        poll.register(descriptor, select.POLLIN)
+        left = None if self.deadline is None else max(0.0, self.deadline - time.monotonic()) * 1000
+        if not poll.poll(left):
+            raise JobTimeoutError(f"`{self.op}` took longer than client_timeout={self.limit:g} s and was cancelled")
+
+    def close(self) -> None:
+        self.channel.close()
+
+    def __enter__(self) -> _Asked:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self.close()
+
+
+class _Pipe(io.RawIOBase):
+    """The reading end of a pipe, with the patience of a request."""
+
+    def __init__(self, descriptor: int, asked: _Asked) -> None:
+        super().__init__()
+        self._descriptor = descriptor
+        self._asked = asked
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        self._asked.wait(self._descriptor)
+        return os.readv(self._descriptor, [buffer])
+
+    def close(self) -> None:
+        if not self.closed:
+            os.close(self._descriptor)
+        super().close()
+
+
+class RowStream:
+    """Rows of a query as they come: an iterator over record batches. Closing it early cancels the query."""
+
+    def __init__(self, asked: _Asked) -> None:
+        import pyarrow as pa
+
+        self._asked = asked
+        with asked.errors():
+            while True:
+                frame, header = asked.frame()
+                if header.get("event") == "stream":
+                    break
+                if "event" not in header:
+                    raise _broken(asked.op, None)
+            pipe = _Pipe(os.dup(frame.fds[0]), asked)
+        self._file = io.BufferedReader(pipe, _PIPE_BYTES)
+        try:
+            self._reader = pa.ipc.open_stream(pa.PythonFile(self._file, mode="r"))
+        except (pa.ArrowInvalid, OSError):
+            # It ended before it knew its columns: the answer says why.
+            self._end()
+            raise
+        except BaseException:
+            self.close()
+            raise
+        self.schema = self._reader.schema
+
+    def __iter__(self) -> RowStream:
+        return self
+
+    def __next__(self) -> Any:
+        import pyarrow as pa
+
+        if self._file.closed:
+            raise StopIteration
+        try:
+            return self._reader.read_next_batch()
+        except StopIteration:
+            self._end()
+            raise
+        except (pa.ArrowInvalid, OSError):
+            # The stream was cut off; the answer says why.
+            self._end()
+            raise
+        except BaseException:
+            self.close()
+            raise
+
+    def _end(self) -> None:
+        """Takes the answer: an error there means that the rows are not complete."""
+        try:
+            self._asked.answer()
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Ends it, whether all rows were taken or not. May be called again."""
+        self._file.close()
+        self._asked.close()
+
+    def __enter__(self) -> RowStream:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self.close()
 
 
 class Connection:
@@ -84,44 +242,32 @@ class Connection:
             JobTimeoutError: after `client_timeout` seconds; the request is cancelled.
             ServiceUnavailableError: if the daemon cannot be started, or ends before it has answered.
         """
-        limit = self.client_timeout if client_timeout is None else client_timeout
-        deadline = None if limit is None or limit < 0 else time.monotonic() + limit
-        from . import _native
+        with self._asked(op, fields, client_timeout) as asked:
+            return asked.answer(on_event)
 
-        channel = self._connect()
+    def stream(self, op: str, fields: Mapping[str, Any], *, client_timeout: float | None = None) -> RowStream:
+        """Sends one request whose rows come as they are made. Returns when the first may come.
+
+        Raises:
+            As `call`; also later, while the rows are read.
+        """
+        asked = self._asked(op, {**fields, "stream": True}, client_timeout)
         try:
-            session = self.session
-            request = {"v": PROTOCOL_VERSION, "lake": session.lake, "author": session.author, "op": op}
-            request.update((key, value) for key, value in fields.items() if value is not None)
-            channel.send(json.dumps(request))
-            return self._answer(channel, op, deadline, limit, on_event)
-        except ForebayError:
+            return RowStream(asked)
+        except BaseException:
+            asked.close()
             raise
-        except OSError as error:
-            raise _broken(op, error) from error
-        except _native.Error as error:
-            keys = ("code", "message", "causes", "hint", "fault")
-            raise from_wire(dict(zip(keys, error.args)), op) from error
-        finally:
-            channel.close()
 
-    def _answer(self, channel: Any, op: str, deadline: float | None, limit: float | None, on_event: Event | None) -> Answer:
-        while True:
-            if not _readable(channel, deadline):
-                raise JobTimeoutError(f"`{op}` took longer than client_timeout={limit:g} s and was cancelled")
-            # A frame that has begun comes to its end: the daemon writes it at once.
-            frame = channel.receive()
-            if frame is None:
-                raise _broken(op, None)
-            header = json.loads(frame.header)
-            if "event" in header:
-                if on_event is not None:
-                    on_event(header)
-            elif header.get("error") is not None:
-                raise from_wire(header["error"], op)
-            else:
-                result = header.get("result")
-                return Answer(result, _table(frame, result))
+    def _asked(self, op: str, fields: Mapping[str, Any], client_timeout: float | None) -> _Asked:
+        limit = self.client_timeout if client_timeout is None else client_timeout
+        channel = self._connect()
+        session = self.session
+        request = {"v": PROTOCOL_VERSION, "lake": session.lake, "author": session.author, "op": op}
+        request.update((key, value) for key, value in fields.items() if value is not None)
+        asked = _Asked(channel, op, limit)
+        with asked.errors():
+            channel.send(json.dumps(request))
+        return asked
 
     def _connect(self) -> Any:
         from ._native import Channel
@@ -226,14 +372,6 @@ def find_binary() -> str:
             fault="usage",
         )
     return found
-
-
-def _readable(channel: Any, deadline: float | None) -> bool:
-    """Waits here and not in native code: Ctrl-C must interrupt it, and a deadline must end it."""
-    poll = select.poll()
-    poll.register(channel.fileno(), select.POLLIN)
-    left = None if deadline is None else max(0.0, deadline - time.monotonic()) * 1000
-    return bool(poll.poll(left))
 
 
 def _table(frame: Any, result: Any) -> Any:

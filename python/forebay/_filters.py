@@ -16,6 +16,8 @@ from __future__ import annotations
 import re
 from typing import NoReturn, Sequence
 
+from .exceptions import BadRequestError
+
 _DEPTH_MAX = 100
 
 _TOKEN = re.compile(
@@ -56,22 +58,22 @@ def scan_statement(
     """The SELECT of a scan.
 
     Raises:
-        ValueError: for an empty column list, a name that is not `table` or `namespace.table`, a filter that is not
+        BadRequestError: (a `ValueError`, PLN0050) for an empty column list, a name that is not `table` or `namespace.table`, a filter that is not
             one boolean expression, or a negative limit.
     """
     names = table.split(".")
     if len(names) > 2 or not all(names):
-        raise ValueError(f"{table!r} is not the name of a table: write 'table' or 'namespace.table'")
+        raise _refused(f"{table!r} is not the name of a table: write 'table' or 'namespace.table'")
     if namespace is not None and len(names) == 1:
         names.insert(0, namespace)
     elif namespace is not None and names[0] != namespace:
-        raise ValueError(f"table {table!r} is not in namespace {namespace!r}: leave one of them out")
+        raise _refused(f"table {table!r} is not in namespace {namespace!r}: leave one of them out")
     statement = f"SELECT {_selection(columns)} FROM {'.'.join(map(quoted, names))}"
     if filters is not None:
         statement += f" WHERE {boolean_expression(filters)}"
     if limit is not None:
         if isinstance(limit, bool) or not isinstance(limit, int) or limit < 0:
-            raise ValueError(f"limit is a number of rows, not {limit!r}")
+            raise _refused(f"limit is a number of rows, not {limit!r}")
         statement += f" LIMIT {limit}"
     return statement
 
@@ -80,10 +82,10 @@ def quoted(name: str) -> str:
     """The name as a SQL identifier, whatever it holds.
 
     Raises:
-        ValueError: for an empty name or one with a NUL.
+        BadRequestError: (a `ValueError`) for an empty name or one with a NUL.
     """
     if not isinstance(name, str) or not name or "\0" in name:
-        raise ValueError(f"{name!r} is not a name")
+        raise _refused(f"{name!r} is not a name")
     return '"' + name.replace('"', '""') + '"'
 
 
@@ -91,20 +93,25 @@ def boolean_expression(text: str) -> str:
     """The filter, checked and written out again.
 
     Raises:
-        ValueError: if it is not one boolean expression; says where.
+        BadRequestError: (a `ValueError`) if it is not one boolean expression; says where.
     """
     if not isinstance(text, str) or not text.strip():
-        raise ValueError("the filter is empty: leave `filters` out to read all rows")
+        raise _refused("the filter is empty: leave `filters` out to read all rows")
     return _Parser(text).whole()
+
+
+def _refused(why: str) -> BadRequestError:
+    hint = "a scan takes names and one condition; `Client.query` takes SQL"
+    return BadRequestError(why, code="PLN0050", fault="usage", hint=hint)
 
 
 def _selection(columns: Sequence[str] | None) -> str:
     if columns is None:
         return "*"
     if isinstance(columns, str):
-        raise ValueError(f"columns is a list of names: [{columns!r}]")
+        raise _refused(f"columns is a list of names: [{columns!r}]")
     if not columns:
-        raise ValueError("Empty column list: leave `columns` out to read all")
+        raise _refused("Empty column list: leave `columns` out to read all")
     return "*" if list(columns) == ["*"] else ", ".join(map(quoted, columns))
 
 
@@ -122,13 +129,13 @@ class _Parser:
         if self.kind() != "end":
             self.fail("did not expect")
         if not truth:
-            raise ValueError(f"the filter `{self.text}` is not a condition: compare it with something")
+            raise _refused(f"the filter `{self.text}` is not a condition: compare it with something")
         return sql
 
     def expression(self, power: int) -> tuple[str, bool]:
         self.depth += 1
         if self.depth > _DEPTH_MAX:
-            raise ValueError(f"the filter is nested more than {_DEPTH_MAX} deep")
+            raise _refused(f"the filter is nested more than {_DEPTH_MAX} deep")
         left = self.unary()
         while True:
             longer = self.infix(left, power)
@@ -326,7 +333,7 @@ class _Parser:
     def fail(self, complaint: str) -> NoReturn:
         kind, text, at = self.tokens[min(self.next, len(self.tokens) - 1)]
         found = "its end" if kind == "end" else f"`{text}`"
-        raise ValueError(f"the filter `{self.text}` is not a condition: {complaint} {found} at column {at + 1}")
+        raise _refused(f"the filter `{self.text}` is not a condition: {complaint} {found} at column {at + 1}")
 
     def _split(self) -> list[tuple[str, str, int]]:
         tokens = []
@@ -336,7 +343,7 @@ class _Parser:
             kind = found.lastgroup if found else None
             if found is None or kind is None or kind == "comment":
                 rest = self.text[at:end].lstrip()
-                raise ValueError(f"the filter `{self.text}` is not a condition: cannot read `{rest}`")
+                raise _refused(f"the filter `{self.text}` is not a condition: cannot read `{rest}`")
             tokens.append((kind, found.group(kind), found.start(kind)))
             at = found.end()
         tokens.append(("end", "", end))

@@ -80,8 +80,9 @@ ACCEPTED = [
 
 @pytest.mark.parametrize("filters", REFUSED, ids=lambda text: repr(text[:30]))
 def test_what_is_not_one_condition_is_refused_before_anything_is_sent(filters):
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError) as refused:
         Client().scan("flights", columns=["carrier"], filters=filters, limit=1)
+    assert refused.value.code == "PLN0050"
 
 
 @pytest.mark.parametrize(("filters", "written"), ACCEPTED, ids=[text[:30] for text, _ in ACCEPTED])

@@ -1,8 +1,10 @@
 //! What a command has at hand: its voices, the home, the settings, and a conversation with the control plane.
 
-use arrow::array::RecordBatch;
-use arrow::datatypes::SchemaRef;
-use forebay_control::api::{self, Op};
+use std::fs::File;
+use std::io::BufReader;
+
+use arrow::ipc::reader::StreamReader;
+use forebay_control::api::{self, Event, Op};
 use forebay_control::client::{self, Client};
 use forebay_control::config::{DEFAULT_PROFILE, Settings};
 use forebay_control::home::Home;
@@ -67,6 +69,9 @@ impl Context {
     }
 }
 
+/// The rows of a query, as they come.
+pub type Rows = StreamReader<BufReader<File>>;
+
 /// A conversation with the control plane about one lake.
 pub struct Session {
     /// The settings in force.
@@ -87,12 +92,18 @@ impl Session {
         read(answer.result)
     }
 
-    /// Asks for a table.
-    pub fn query(&mut self, op: Op) -> Result<(api::QueryResult, SchemaRef, Vec<RecordBatch>)> {
+    /// Asks for rows, which `on_rows` takes as they come, with the job's id. They are all there when this returns without an error.
+    pub fn rows(&mut self, op: Op, on_rows: &mut dyn FnMut(&str, Rows) -> Result<()>) -> Result<api::QueryResult> {
         let request = self.request(op);
-        let answer = self.client.call(&request, &mut |_| ())?;
-        let (schema, batches) = answer.table()?;
-        Ok((read(answer.result)?, schema, batches))
+        let answer = self.client.call_beside(&request, &mut |event, mut pipe| match (event, pipe.pop()) {
+            (Event::Stream { job_id }, Some(pipe)) => match StreamReader::try_new(BufReader::new(File::from(pipe)), None) {
+                Ok(rows) => on_rows(&job_id, rows),
+                // It failed before it knew its columns; the answer says why.
+                Err(_) => Ok(()),
+            },
+            _ => Ok(()),
+        })?;
+        read(answer.result)
     }
 
     /// The ref or branch to use: the one given, else the active branch.

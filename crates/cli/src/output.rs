@@ -70,10 +70,15 @@ impl Output {
     /// Data written piece by piece.
     pub fn stream(&self, write: impl FnOnce(&mut dyn Write) -> std::io::Result<()>) -> Result<()> {
         let mut out = std::io::BufWriter::new(std::io::stdout().lock());
-        write(&mut out).and_then(|()| out.flush()).map_err(|error| match error.kind() {
-            ErrorKind::BrokenPipe => Failure::StdoutClosed,
-            _ => crate::error::Error::file("write", "stdout", &error).into(),
-        })
+        write(&mut out).and_then(|()| out.flush()).map_err(|error| stdout_failure(&error))
+    }
+
+    /// Data written piece by piece by something that may fail for other reasons. What was written before leaves in any case.
+    pub fn stream_to(&self, write: &mut dyn FnMut(&mut dyn Write) -> Result<()>) -> Result<()> {
+        let mut out = std::io::BufWriter::new(std::io::stdout().lock());
+        let written = write(&mut out);
+        let flushed = out.flush().map_err(|error| stdout_failure(&error));
+        written.and(flushed)
     }
 
     /// Data for a program: one object, with the version of its shape first.
@@ -92,6 +97,14 @@ impl Output {
     pub fn insist(&self, text: &str) {
         // Nobody to tell if stderr is gone.
         let _ = writeln!(std::io::stderr().lock(), "{text}");
+    }
+}
+
+/// A failed write to stdout.
+pub fn stdout_failure(error: &std::io::Error) -> Failure {
+    match error.kind() {
+        ErrorKind::BrokenPipe => Failure::StdoutClosed,
+        _ => crate::error::Error::file("write", "stdout", error).into(),
     }
 }
 

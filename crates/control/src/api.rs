@@ -84,7 +84,8 @@ pub enum Op {
     /// -> [`PlanResult`]
     #[serde(rename = "plan")]
     Plan(Run),
-    /// -> [`QueryResult`] with a table beside it.
+    /// -> [`QueryResult`] with a table beside it. With `stream` the rows come as an Arrow IPC stream through the pipe that comes
+    /// with [`Event::Stream`]; they are complete if a result follows, and not if an error does.
     #[serde(rename = "query")]
     Query {
         /// One SELECT.
@@ -96,6 +97,11 @@ pub enum Op {
         /// At most so many rows.
         #[serde(default)]
         max_rows: Option<u64>,
+        #[serde(default)]
+        stream: bool,
+        /// Memory of its operators, in bytes; default: the configuration's.
+        #[serde(default)]
+        memory_bytes: Option<u64>,
     },
 
     /// -> `[Ref]`
@@ -483,6 +489,8 @@ pub enum Event {
     Preview { node: String, text: String },
     /// Something the user should know; always actionable.
     Warning { text: String },
+    /// The rows of a query are about to come through the descriptor beside it.
+    Stream { job_id: String },
 }
 
 /// A node as the client must know it to draw progress.
@@ -699,7 +707,7 @@ pub struct PlanResult {
     pub drawing: String,
 }
 
-/// Describes the table beside it.
+/// Describes the table beside it. Of a stream, which describes itself, only the number of rows.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct QueryResult {
     pub job_id: String,

@@ -98,23 +98,37 @@ impl Client {
     /// Sends a request, hands over what happens meanwhile, and returns the answer. Dropping the client while a
     /// request runs (from a signal handler, say) cancels the request.
     pub fn call(&mut self, request: &Request, on_event: &mut dyn FnMut(Event)) -> Result<Answer, api::Error> {
+        self.call_beside(request, &mut |event, _| {
+            on_event(event);
+            Ok(())
+        })
+    }
+
+    /// As [`Client::call`], with the descriptors that come beside an event. An error of `on_event` ends the call, and dropping
+    /// the client then cancels the request.
+    pub fn call_beside<E: From<api::Error>>(
+        &mut self,
+        request: &Request,
+        on_event: &mut dyn FnMut(Event, Vec<OwnedFd>) -> Result<(), E>,
+    ) -> Result<Answer, E> {
         let lost = |why: String| api::Error::from(Error::ConnectionLost { why, log: self.log.clone() });
         let header = serde_json::to_vec(request).expect("a request is JSON");
         self.channel.send(&Frame { header, ..Frame::default() }).map_err(|error| lost(error.to_string()))?;
         loop {
             let frame = match self.channel.recv() {
                 Ok(Some(frame)) => frame,
-                Ok(None) => return Err(lost("it closed the connection before it had answered".to_owned())),
-                Err(error) => return Err(lost(error.to_string())),
+                Ok(None) => return Err(lost("it closed the connection before it had answered".to_owned()).into()),
+                Err(error) => return Err(lost(error.to_string()).into()),
             };
             let mut header: Value = serde_json::from_slice(&frame.header).map_err(|error| lost(error.to_string()))?;
             if header.get("event").is_some() {
                 // An event of a newer daemon that we do not know is not for us.
                 if let Ok(event) = serde_json::from_value(header) {
-                    on_event(event);
+                    on_event(event, frame.fds)?;
                 }
             } else if let Some(error) = header.get_mut("error") {
-                return Err(serde_json::from_value(error.take()).unwrap_or_else(|error| lost(error.to_string())));
+                let error: api::Error = serde_json::from_value(error.take()).unwrap_or_else(|error| lost(error.to_string()));
+                return Err(error.into());
             } else {
                 let result = header.get_mut("result").map(Value::take).unwrap_or_default();
                 return Ok(Answer { result, blobs: frame.blobs, fds: frame.fds });

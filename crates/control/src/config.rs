@@ -11,6 +11,11 @@
 //! mode = "strict"              # or auto (the default), or off
 //! read = ["/data/reference"]   # what Python functions may read as well
 //! write = []                   # what they may change as well
+//!
+//! [query]                      # for every profile
+//! memory = "4GiB"              # of the operators of one query; half of the machine's if not set
+//! spill = "50GiB"              # what one query may spill to disk; 100 GiB if not set
+//! spill_folder = "/scratch"    # where; the home if not set
 //! ```
 //!
 //! Invariants: an edit keeps comments and formatting and replaces the file in one step;
@@ -20,7 +25,7 @@ use std::path::{Path, PathBuf};
 
 use toml_edit::{DocumentMut, Item, Table, Value};
 
-use forebay_worker::SandboxSettings;
+use forebay_worker::{Bounds, SandboxSettings};
 
 use crate::api::Actor;
 use crate::error::{Error, Result, near};
@@ -159,6 +164,18 @@ impl Config {
         SandboxSettings { mode, read: paths("read"), write: paths("write") }
     }
 
+    /// What queries may use.
+    #[must_use]
+    pub fn query(&self, home: &Home) -> Bounds {
+        let text = |key: &str| self.document.get("query").and_then(|table| table.get(key)).and_then(Item::as_str);
+        Bounds {
+            memory_bytes: text("memory").and_then(forebay_plan::memory_bytes),
+            spill_bytes_max: text("spill").and_then(forebay_plan::memory_bytes),
+            spill_folder: home.spill_dir(text("spill_folder").map(Path::new)),
+            threads: None,
+        }
+    }
+
     /// Sets a key of a profile (made if it is new). Nothing is written before [`Config::save`].
     pub fn set(&mut self, profile: &str, key: &str, value: &str) -> Result<()> {
         known_key(key)?;
@@ -221,6 +238,32 @@ fn known_key(key: &str) -> Result<()> {
     Err(Error::BadValue { what: "the setting", value: key.to_owned(), why: format!("the settings are {}", KEYS.join(", ")) })
 }
 
+/// The keys of `[query]`.
+const QUERY_KEYS: [&str; 3] = ["memory", "spill", "spill_folder"];
+
+/// What is wrong with the table `query`, and where.
+fn check_query(table: &Item) -> Result<(), (Option<usize>, String)> {
+    let start = |item: &Item| item.span().map(|span| span.start);
+    let Some(table) = table.as_table_like() else { return Err((start(table), "`query` is not a table".to_owned())) };
+    for (key, item) in table.iter() {
+        let text = item.as_str();
+        let (good, wanted) = match key {
+            "memory" | "spill" => (text.is_some_and(|text| forebay_plan::memory_bytes(text).is_some()), "a size like \"4GiB\""),
+            "spill_folder" => (text.is_some_and(|text| Path::new(text).is_absolute()), "an absolute path"),
+            _ => {
+                return Err((
+                    start(item),
+                    format!("`{key}` is not a setting of queries; the settings are {}", QUERY_KEYS.join(", ")),
+                ));
+            }
+        };
+        if !good {
+            return Err((start(item), format!("`{key}` of `query` is not {wanted}")));
+        }
+    }
+    Ok(())
+}
+
 /// The keys of `[sandbox]`.
 const SANDBOX_KEYS: [&str; 3] = ["mode", "read", "write"];
 
@@ -264,8 +307,13 @@ fn check(path: &Path, text: &str) -> Result<()> {
             check_sandbox(item).or_else(|(at, why)| fail(at, why))?;
             continue;
         }
+        if name == "query" {
+            check_query(item).or_else(|(at, why)| fail(at, why))?;
+            continue;
+        }
         if name != "profiles" {
-            return fail(start(item), format!("`{name}` is not a setting; everything is in `[profiles.<name>]` and `[sandbox]`"));
+            let places = "`[profiles.<name>]`, `[sandbox]` and `[query]`";
+            return fail(start(item), format!("`{name}` is not a setting; everything is in {places}"));
         }
         let Some(profiles) = item.as_table_like() else {
             return fail(start(item), "`profiles` is not a table".to_owned());

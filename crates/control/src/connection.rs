@@ -80,6 +80,13 @@ impl Connection {
         }
     }
 
+    /// Sends the reading end of the pipe that a query's rows come through. Returns whether the client is still there.
+    pub fn stream(&self, job_id: &str, pipe: &OwnedFd) -> bool {
+        let event = Event::Stream { job_id: job_id.to_owned() };
+        let header = serde_json::to_vec(&event).expect("an event is JSON");
+        self.send(&header, &[], &[pipe.as_fd()])
+    }
+
     /// Sends the answer to a request. Returns whether the client is still there.
     pub fn answer(&self, answer: Result<Answer, api::Error>) -> bool {
         match answer {

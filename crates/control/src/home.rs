@@ -4,7 +4,7 @@
 //! FOREBAY_HOME set                          unset
 //! <home>/config.toml                        $XDG_CONFIG_HOME/forebay/config.toml
 //! <home>/cache/                             $XDG_CACHE_HOME/forebay/
-//! <home>/state/{jobs,projects}/             $XDG_STATE_HOME/forebay/{jobs,projects}/
+//! <home>/state/{jobs,projects,spill}/       $XDG_STATE_HOME/forebay/{jobs,projects,spill}/
 //! <home>/run/daemon.{sock,lock,log}         $XDG_RUNTIME_DIR/forebay/…   (without it: <state>/run/…)
 //! <home>/lake/                              $XDG_DATA_HOME/forebay/lake/
 //! ```
@@ -15,6 +15,8 @@
 use std::ffi::OsString;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+
+use sha2::{Digest as _, Sha256};
 
 use crate::error::{Error, Result};
 
@@ -118,6 +120,18 @@ impl Home {
     #[must_use]
     pub fn projects_dir(&self) -> PathBuf {
         self.state_dir.join("projects")
+    }
+
+    /// What queries spill, in `parent` (a folder other homes may use as well) or here.
+    #[must_use]
+    pub fn spill_dir(&self, parent: Option<&Path>) -> PathBuf {
+        match parent {
+            Some(parent) => {
+                let digest = Sha256::digest(self.state_dir.as_os_str().as_encoded_bytes());
+                parent.join(format!("forebay-spill-{}", &hex::encode(digest)[..16]))
+            }
+            None => self.state_dir.join("spill"),
+        }
     }
 
     /// Lock, log and socket of the daemon.

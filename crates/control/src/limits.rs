@@ -48,6 +48,9 @@ pub const CONNECT_ATTEMPTS_MAX: usize = 5;
 /// Table descriptions kept in memory, by metadata location (they never change).
 pub const TABLE_INFOS_MAX: usize = 4_096;
 
+/// Bytes that a pipe with the rows of a query holds, where the system allows so many.
+pub const PIPE_BYTES: usize = 1 << 20;
+
 /// Commits read back to see whether a run of a killed daemon had been committed.
 pub const RECOVERY_COMMITS_MAX: usize = 1_000;
 

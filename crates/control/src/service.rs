@@ -52,6 +52,7 @@ impl Service {
     /// Opens the records of a home. Jobs of a killed daemon are ended, and their branches sealed.
     pub fn open(home: &Home) -> Result<Self> {
         let (jobs, orphans) = Jobs::open(home.jobs_dir())?;
+        queries::remove_spilled(home);
         let program = std::env::current_exe().unwrap_or_else(|_| PathBuf::from("/proc/self/exe"));
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).thread_name("lake").enable_all().build();
         let service = Self {
@@ -172,7 +173,9 @@ impl Session<'_> {
         match op {
             Op::Run(run) => Answer::of(runs::run(self, run)?),
             Op::Plan(run) => Answer::of(runs::plan(self, &run)?),
-            Op::Query { sql, at, namespace, max_rows } => queries::query(self, &queries::Query { sql, at, namespace, max_rows }),
+            Op::Query { sql, at, namespace, max_rows, stream, memory_bytes } => {
+                queries::query(self, &queries::Query { sql, at, namespace, max_rows, stream, memory_bytes })
+            }
             Op::TableCreate { name, search_uri, branch, namespace, partitioned_by, sorted_by, replace } => {
                 let create = imports::Create { name, search_uri, branch, namespace, partitioned_by, sorted_by, replace };
                 Answer::of(imports::create(self, &create)?)
@@ -247,7 +250,7 @@ impl Session<'_> {
             Event::Log { node, stream, line } => job.log(node, stream, line),
             Event::Warning { text } => job.log("", "system", text),
             Event::Preview { node, text } => job.log(node, "system", text),
-            Event::Job { .. } | Event::Plan { .. } | Event::Node(_) => {}
+            Event::Job { .. } | Event::Plan { .. } | Event::Node(_) | Event::Stream { .. } => {}
         }
         if !self.connection.event(event, job.cancel()) {
             job.cancel().cancel("its client went away");

@@ -79,6 +79,11 @@ fn read(path: &str, mut each: impl FnMut(&str, usize)) -> Result<()> {
 }
 
 impl Deletes {
+    /// Whether a row of this file is deleted.
+    pub(crate) fn touch(&self, path: &str) -> bool {
+        self.positions.contains_key(path)
+    }
+
     /// The rows of a row group that are left, if any of its rows is deleted.
     pub(crate) fn selection(&self, path: &str, first_row: usize, rows: usize) -> Option<RowSelection> {
         let positions = self.positions.get(path)?;

@@ -49,6 +49,15 @@ impl Filter {
         Self::build(text, schema, |expression| Expr::Not(Box::new(expression)))
     }
 
+    /// An expression of a planned query over `schema`, for skipping; `None` if statistics could not say anything about it.
+    pub(crate) fn planned(expression: Expr, schema: &SchemaRef) -> Option<Self> {
+        let text = expression.to_string();
+        let expression = bind(expression, schema).ok()?;
+        let columns: BTreeSet<usize> = collect_columns(&expression).iter().map(|column| column.index()).collect();
+        let pruning = PruningPredicate::try_new(Arc::clone(&expression), Arc::clone(schema)).ok()?;
+        Some(Self { text, expression, columns: columns.into_iter().collect(), pruning: Some(pruning) })
+    }
+
     fn build(text: &str, schema: &SchemaRef, change: fn(Expr) -> Expr) -> Result<Self> {
         let expression = filter_expression(text, schema).map_err(|error| {
             let near = match &error {

@@ -3,6 +3,7 @@
 //! Iceberg and Parquet leave NaN out of bounds, while SQL here sorts NaN above all numbers. So the bounds of a float
 //! column count only when the file is known to hold no NaN.
 
+use std::borrow::Borrow;
 use std::sync::Arc;
 
 use arrow::array::{
@@ -19,18 +20,18 @@ use crate::predicate::{Bounds, Containers};
 use crate::table::LiveFile;
 
 /// Statistics of files for `columns` (indices into the schema).
-pub(crate) fn of_files(
-    files: &[LiveFile],
+pub(crate) fn of_files<L: Borrow<LiveFile>>(
+    files: &[L],
     metadata: &TableMetadata,
     schema: &Schema,
     clean: &SchemaRef,
     columns: &[usize],
 ) -> Containers {
-    let mut containers = Containers::new(files.iter().map(|live| live.file.record_count()));
+    let mut containers = Containers::new(files.iter().map(|live| live.borrow().file.record_count()));
     for &column in columns {
         let field = &schema.as_struct().fields()[column];
         let Some(kind) = field.field_type.as_primitive_type() else { continue };
-        let known: Vec<Known> = files.iter().map(|live| known(live, metadata, field)).collect();
+        let known: Vec<Known> = files.iter().map(|live| known(live.borrow(), metadata, field)).collect();
         let literals = |pick: fn(&Known) -> Option<&PrimitiveLiteral>| literals(kind, known.iter().map(pick));
         let bounds = Bounds {
             lower: literals(|known| known.lower.as_ref()),
@@ -43,13 +44,14 @@ pub(crate) fn of_files(
 }
 
 /// What is known of one column of one file.
-struct Known {
-    lower: Option<PrimitiveLiteral>,
-    upper: Option<PrimitiveLiteral>,
-    nulls: Option<u64>,
+pub(crate) struct Known {
+    pub lower: Option<PrimitiveLiteral>,
+    pub upper: Option<PrimitiveLiteral>,
+    pub nulls: Option<u64>,
 }
 
-fn known(live: &LiveFile, metadata: &TableMetadata, field: &NestedFieldRef) -> Known {
+/// What is known of a column of a file, from its manifest entry.
+pub(crate) fn known(live: &LiveFile, metadata: &TableMetadata, field: &NestedFieldRef) -> Known {
     let file = &live.file;
     if let Some(value) = identity_value(live, metadata, field.id) {
         let nulls = if value.is_some() { 0 } else { file.record_count() };

@@ -142,7 +142,7 @@ pub(crate) struct LiveFile {
 }
 
 /// The live files of a snapshot.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub(crate) struct LiveFiles {
     /// Data files, oldest first; files of one commit in the order they were written.
     pub data: Vec<LiveFile>,

@@ -17,11 +17,14 @@ mod types;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray};
-use arrow::compute::concat_batches;
+use arrow::compute::{cast, concat_batches};
 use arrow::datatypes::SchemaRef;
+use datafusion::catalog::TableProvider as _;
+use datafusion::prelude::{SessionConfig, SessionContext};
+use forebay_plan::sql::filter_expression;
 use forebay_types::{Coded, PartitionField, parse_partition_fields};
 
-use crate::{Error, Mode, Result, ScanRequest, Scanned, WriteRequest, Written, scan, write};
+use crate::{Error, LakeTable, Mode, Result, ScanRequest, Scanned, WriteRequest, Written, scan, write};
 
 /// A temporary folder for tables.
 pub(super) struct Lake {
@@ -67,14 +70,37 @@ pub(super) fn fields(text: &str) -> Vec<PartitionField> {
     parse_partition_fields(text).unwrap()
 }
 
-/// Reads a table with a filter; an empty one means none.
+/// Reads a table with a filter; an empty one means none. A query reads it as well, and must get the same.
 pub(super) async fn filtered(table: &Written, filter: &str) -> Result<Scanned> {
-    scan(ScanRequest {
+    let scanned = scan(ScanRequest {
         metadata_location: table.metadata_location.clone(),
         filter: (!filter.is_empty()).then(|| filter.to_owned()),
         ..ScanRequest::default()
     })
-    .await
+    .await?;
+    assert_eq!(
+        queried(table, filter, &scanned.schema).await,
+        concat_batches(&scanned.schema, &scanned.batches).unwrap(),
+        "{filter}"
+    );
+    Ok(scanned)
+}
+
+/// The same rows through DataFusion, brought to the types of a scan.
+async fn queried(table: &Written, filter: &str, schema: &SchemaRef) -> RecordBatch {
+    let provider = Arc::new(LakeTable::open(&table.metadata_location, None).await.unwrap());
+    let config = SessionConfig::new().with_target_partitions(1).with_round_robin_repartition(false);
+    let mut rows = SessionContext::new_with_config(config).read_table(Arc::clone(&provider) as _).unwrap();
+    if !filter.is_empty() {
+        rows = rows.filter(filter_expression(filter, &provider.schema()).unwrap()).unwrap();
+    }
+    let batches = rows.collect().await.unwrap();
+    let plain = |batch: &RecordBatch| {
+        let columns = batch.columns().iter().zip(schema.fields());
+        let columns = columns.map(|(column, field)| cast(column, field.data_type()).unwrap()).collect();
+        RecordBatch::try_new(Arc::clone(schema), columns).unwrap()
+    };
+    concat_batches(schema, &batches.iter().map(plain).collect::<Vec<_>>()).unwrap()
 }
 
 /// All rows as one batch.

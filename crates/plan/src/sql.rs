@@ -14,6 +14,7 @@ use datafusion::catalog::TableProvider;
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::common::{DFSchema, DataFusionError, ScalarValue, SchemaError, TableReference};
 use datafusion::execution::context::ExecutionProps;
+use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::execution::session_state::{SessionState, SessionStateBuilder};
 use datafusion::logical_expr::simplify::SimplifyContext;
 use datafusion::logical_expr::{Cast, Expr, ExprSchemable, ScalarUDF};
@@ -43,7 +44,17 @@ pub fn session_config() -> SessionConfig {
 /// Functions of one string run on the values of a dictionary, where they are given one.
 #[must_use]
 pub fn session_context(config: SessionConfig) -> SessionContext {
-    let mut builder = SessionStateBuilder::new().with_config(config).with_default_features();
+    context(SessionStateBuilder::new().with_config(config))
+}
+
+/// The same, with bounds of memory and a place for spill files.
+#[must_use]
+pub fn session_context_within(config: SessionConfig, environment: Arc<RuntimeEnv>) -> SessionContext {
+    context(SessionStateBuilder::new().with_config(config).with_runtime_env(environment))
+}
+
+fn context(builder: SessionStateBuilder) -> SessionContext {
+    let mut builder = builder.with_default_features();
     if let Some(planners) = builder.expr_planners()
         && let Some(planner) = Planner::of(&FUNCTIONS)
     {

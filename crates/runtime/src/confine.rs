@@ -5,6 +5,7 @@
 //! | Python | its environment, its interpreter, our package, the project | `/tmp` | apart |
 //! | scan | the tables of the lake | | the user |
 //! | SQL | | | the user |
+//! | query | the tables of the lake | its folder of spill files | the user |
 //! | write, import | the tables of the lake; the files it imports | the tables of the lake | the user |
 //!
 //! The system's libraries are there for all; what an administrator has added is there for Python functions.
@@ -20,7 +21,7 @@ use forebay_sandbox::group::{Group, Groups};
 use forebay_sandbox::limits::{PROCESSES_MAX, TMP_BYTES_MAX};
 use forebay_sandbox::{Command, Feature, Host, Identity, Launcher, Order, Policy, host, plan, resource};
 
-use crate::limits::{FUNCTION_MEMORY_PERCENT, WORKER_MEMORY_PERCENT};
+use crate::limits::{FUNCTION_MEMORY_PERCENT, QUERY_MEMORY_PERCENT, WORKER_MEMORY_PERCENT};
 use crate::process::{Launch, Program};
 
 /// Variables that a function with the network has of the background process, in capital and small letters.
@@ -250,6 +251,12 @@ impl Sandbox {
         known.insert(python.to_owned(), found.clone());
         Ok(found)
     }
+}
+
+/// Memory of the operators of a query that names no limit, in bytes.
+#[must_use]
+pub fn query_memory_bytes() -> u64 {
+    share(QUERY_MEMORY_PERCENT)
 }
 
 /// So many hundredths of this machine's memory.

@@ -5,10 +5,12 @@
 use std::any::Any;
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Instant;
 
+use arrow::array::RecordBatch;
 use forebay_lake::{Mode, ScanRequest, WriteRequest};
 use forebay_shm::arena::{self, Settings};
 use forebay_shm::{Channel, Frame, Inputs, die_with_parent, monotonic_ns};
@@ -17,6 +19,8 @@ use forebay_sipc::{Excerpt, Limits, Message, converted_bytes, encode_columns};
 use forebay_types::{Coded, Fault, PartitionField, Report};
 
 use crate::import;
+use crate::limits::INLINE_TABLE_BYTES_MAX;
+use crate::query;
 use crate::sql::{self, Rows, Strings};
 
 /// Stack of a worker thread: deep expressions are walked recursively.
@@ -96,7 +100,8 @@ struct Function<'a> {
 
 impl Function<'_> {
     async fn run(&self) -> Result<Outcome, Told> {
-        let inputs = Inputs::map(&self.call.segments, &self.frame.fds)?;
+        let segments = self.frame.fds.get(..self.call.segments.len()).unwrap_or(&self.frame.fds);
+        let inputs = Inputs::map(&self.call.segments, segments)?;
         match &self.call.work {
             Work::Scan { metadata_location, snapshot_id, columns, filter, dictionary, views } => {
                 let request = ScanRequest {
@@ -115,10 +120,34 @@ impl Function<'_> {
                 let strings = if *views { Strings::Views } else { Strings::Plain };
                 self.table(sql::run(query, tables, strings, self.threads).await?, &inputs)
             }
+            Work::Query { .. } => self.query(&inputs).await,
             Work::Write { .. } => self.write(&inputs).await,
             Work::Import { .. } => self.import().await,
             Work::Python { .. } => Err(nonsense(&"our own binary runs no Python").into()),
         }
+    }
+
+    async fn query(&self, inputs: &Arc<Inputs>) -> Result<Outcome, Told> {
+        let Work::Query { query, tables, memory_bytes, spill_folder, spill_bytes_max, piped } = &self.call.work else {
+            return Err(nonsense(&"not a query").into());
+        };
+        let request = query::Request {
+            sql: query,
+            tables,
+            threads: self.threads,
+            memory_bytes: usize::try_from(*memory_bytes).unwrap_or(usize::MAX),
+            spill_folder: spill_folder.as_ref().map(PathBuf::from),
+            spill_bytes_max: *spill_bytes_max,
+        };
+        if !*piped {
+            let mut rows = query::Collect::default();
+            query::run(&request, &mut rows).await?;
+            return self.table(rows.finish()?, inputs);
+        }
+        let pipe = self.frame.fds.get(self.call.segments.len()).ok_or_else(|| nonsense(&"a stream without its pipe"))?;
+        let mut pipe = query::Pipe::new(pipe.try_clone().map_err(|error| nonsense(&error))?);
+        query::run(&request, &mut pipe).await?;
+        Ok((Reply::Streamed { rows: pipe.finish().await? }, Frame::default()))
     }
 
     /// The inputs, with the columns the call wants, as dictionaries where it wants them.
@@ -153,7 +182,12 @@ impl Function<'_> {
         }
         let preview = preview(self.call.preview, &rows)?;
         let returned_at_ns = monotonic_ns();
-        let written = forebay_shm::write(self.call.output_segment, inputs, &rows.schema, rows.batches)?;
+        let bytes: usize = rows.batches.iter().map(RecordBatch::get_array_memory_size).sum();
+        let written = if matches!(self.call.work, Work::Query { .. }) && bytes <= INLINE_TABLE_BYTES_MAX {
+            forebay_shm::write_inline(self.call.output_segment, &rows.schema, rows.batches)?
+        } else {
+            forebay_shm::write(self.call.output_segment, inputs, &rows.schema, rows.batches)?
+        };
         let reply = Reply::Table {
             rows: written.message.rows(),
             bytes: written.bytes,

@@ -19,15 +19,17 @@ pub mod limits;
 mod lines;
 mod process;
 mod python;
+mod query;
 mod sql;
 
 pub use builds::Builds;
 pub use cancel::CancelToken;
-pub use confine::{Access, Mode, Sandbox, Settings};
+pub use confine::{Access, Mode, Sandbox, Settings, query_memory_bytes};
 pub use error::Failure;
 pub use forebay_sandbox::{Launcher, ROLE as LAUNCHER_ROLE, serve as launch};
 pub use forebay_shm::arena::{Allocator, gives_huge_pages};
 pub use forebay_shm::monotonic_ns;
+pub use limits::SPILL_BYTES_MAX;
 pub use lines::Stream;
 pub use process::{Answer, FunctionProcess, Launch, NewSegment, ProcessLimits, Program, Remains};
 pub use python::PythonRuntime;

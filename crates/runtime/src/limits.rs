@@ -63,3 +63,42 @@ pub const WORKER_MEMORY_PERCENT: u64 = 90;
 
 /// Of the machine's memory: what one function may use that declares nothing, in percent.
 pub const FUNCTION_MEMORY_PERCENT: u64 = 80;
+
+/// Of the machine's memory: what the operators of a query may use that names no limit, in percent.
+pub const QUERY_MEMORY_PERCENT: u64 = 50;
+
+/// Bytes that a query may spill that names no limit.
+pub const SPILL_BYTES_MAX: u64 = 100 << 30;
+
+/// Bytes of the result of a query that travel in its message, so that nobody waits for the end of its process.
+pub const INLINE_TABLE_BYTES_MAX: usize = 512 << 10;
+
+/// Rows of a batch inside a query.
+pub const QUERY_BATCH_ROWS: usize = 8 * 1024;
+
+/// Bytes of a batch of a query to aim at, where rows are long.
+pub const QUERY_BATCH_BYTES_TARGET: usize = 32 << 20;
+
+/// Batches that the memory of a query holds at least.
+pub const QUERY_MEMORY_BATCHES: usize = 128;
+
+/// Bytes of files that are one piece of a query that keeps the order of rows: pieces are read ahead of those that leave.
+pub const PIECE_BYTES_TARGET: u64 = 16 << 20;
+
+/// Pieces of such a query.
+pub const PIECES_MAX: usize = 256;
+
+/// Batches of a piece that is read ahead.
+pub const PIECE_BATCHES_MAX: usize = 16;
+
+/// Memory that a sort keeps back for merging what it has spilled, per partition, in bytes; less where the limit is low.
+pub const SORT_RESERVED_BYTES: usize = 10 << 20;
+
+/// Operators that are named when memory runs out.
+pub const MEMORY_CONSUMERS_TOLD: std::num::NonZeroUsize = std::num::NonZeroUsize::new(3).expect("three is not zero");
+
+/// Batches between a query and the thread that writes them to its client.
+pub const PIPE_BATCHES_MAX: usize = 4;
+
+/// Buffer before the pipe to a client, in bytes.
+pub const PIPE_BUFFER_BYTES: usize = 1 << 20;

@@ -41,12 +41,81 @@ pub enum Error {
     /// A table needs names for its columns, one each.
     #[error("the query gives two columns named `{0}`")]
     DuplicateColumn(String),
+    /// A table could not be opened.
+    #[error(transparent)]
+    Lake(#[from] forebay_lake::Error),
+}
+
+/// What kind of failure an error of the engine is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// Of the query or its data.
+    Query,
+    /// Operators wanted more memory than the limit.
+    Memory,
+    /// Spill files have reached their limit, or the disk is full.
+    Disk,
+}
+
+/// Tells apart what the engine says.
+pub(crate) fn kind(error: &DataFusionError) -> Kind {
+    let disk = |error: &(dyn std::error::Error + 'static)| {
+        error.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == std::io::ErrorKind::StorageFull)
+    };
+    if chain(error).any(disk) {
+        return Kind::Disk;
+    }
+    match error.find_root() {
+        DataFusionError::ResourcesExhausted(text) if text.contains("used disk space") => Kind::Disk,
+        DataFusionError::ResourcesExhausted(_) => Kind::Memory,
+        _ => Kind::Query,
+    }
+}
+
+/// The error of the lake inside an error of the engine.
+fn of_lake(error: &DataFusionError) -> Option<&forebay_lake::Error> {
+    chain(error).find_map(|error| error.downcast_ref::<forebay_lake::Error>())
+}
+
+/// An error and its causes, through the boxes and pointers that hide them.
+fn chain<'a>(error: &'a DataFusionError) -> impl Iterator<Item = &'a (dyn std::error::Error + 'static)> {
+    let inside = |error: &'a (dyn std::error::Error + 'static)| -> Option<&'a (dyn std::error::Error + 'static)> {
+        match error.downcast_ref::<DataFusionError>() {
+            Some(DataFusionError::Shared(inner)) => Some(inner.as_ref()),
+            Some(DataFusionError::External(inner)) => Some(inner.as_ref()),
+            Some(DataFusionError::IoError(inner)) => Some(inner),
+            Some(DataFusionError::Context(_, inner) | DataFusionError::Diagnostic(_, inner)) => Some(inner.as_ref()),
+            Some(DataFusionError::ArrowError(inner, _)) => Some(inner.as_ref()),
+            Some(DataFusionError::ParquetError(inner)) => Some(inner.as_ref()),
+            _ => match error.downcast_ref::<arrow::error::ArrowError>() {
+                Some(arrow::error::ArrowError::ExternalError(inner)) => Some(inner.as_ref()),
+                Some(arrow::error::ArrowError::IoError(_, inner)) => Some(inner),
+                _ => error.source(),
+            },
+        }
+    };
+    std::iter::successors(Some(error as &(dyn std::error::Error + 'static)), move |error| inside(*error))
 }
 
 impl Coded for Error {
     fn report(&self) -> Report {
         let message = self.to_string();
         match self {
+            Self::Lake(error) => error.report(),
+            Self::Query(error) if of_lake(error).is_some() => of_lake(error).expect("just found").report(),
+            Self::Query(error) if kind(error) == Kind::Memory => {
+                let report = Report::new("RUN0040", Fault::Request, "the query needs more memory than it has");
+                report.with_cause(error.find_root().strip_backtrace().trim()).with_hint(
+                    "give it more (`--memory`, or `memory` under `[query]` in config.toml), or join and group fewer rows at once",
+                )
+            }
+            Self::Query(error) if kind(error) == Kind::Disk => {
+                let what = "the query needs more room for spill files than there is";
+                let report = Report::new("RUN0041", Fault::Platform, what);
+                report
+                    .with_cause(error.find_root().strip_backtrace().trim())
+                    .with_hint("free disk space, raise `spill` under `[query]` in config.toml, or give the query more memory")
+            }
             Self::Query(error) => {
                 let text = error.strip_backtrace();
                 let report = Report::new("RUN0017", Fault::Request, message).with_cause(text.trim());
@@ -110,13 +179,35 @@ pub async fn run(query: &str, inputs: Vec<(String, Rows)>, strings: Strings, thr
     let planned = context.sql_with_options(query, only_select).await?.create_physical_plan().await?;
     let planned = if strings == Strings::Views { joins::by_reference(planned)? } else { planned };
     let schema = planned.schema();
-    let mut seen = BTreeSet::new();
-    if let Some(twice) = schema.fields().iter().find(|field| !seen.insert(field.name().as_str())) {
-        return Err(Error::DuplicateColumn(twice.name().clone()));
-    }
+    check_names(&schema)?;
     let task = task(&context.task_ctx(), config.with_batch_size(plan.batch_rows));
     let batches: Vec<RecordBatch> = collect_partitioned(planned, task).await?.into_iter().flatten().collect();
     Ok(layout::result(schema, batches, strings).map_err(DataFusionError::from)?)
+}
+
+/// A table needs names for its columns, one each.
+pub(crate) fn check_names(schema: &SchemaRef) -> Result<(), Error> {
+    let mut seen = BTreeSet::new();
+    match schema.fields().iter().find(|field| !seen.insert(field.name().as_str())) {
+        Some(twice) => Err(Error::DuplicateColumn(twice.name().clone())),
+        None => Ok(()),
+    }
+}
+
+/// A schema with plain strings and binaries.
+pub(crate) fn plain_schema(schema: &SchemaRef) -> SchemaRef {
+    layout::plain_schema(schema)
+}
+
+/// Rows with plain strings and binaries, none of the batches tiny.
+pub(crate) fn plain_result(schema: SchemaRef, batches: Vec<RecordBatch>) -> Result<Rows, Error> {
+    let batches = batches.into_iter().flat_map(layout::within_offsets).collect();
+    Ok(layout::result(schema, batches, Strings::Plain).map_err(DataFusionError::from)?)
+}
+
+/// A batch as `schema`, of [`plain_schema`], says; several where its strings are too long for one.
+pub(crate) fn plain_batches(batch: RecordBatch, schema: &SchemaRef) -> Result<Vec<RecordBatch>, arrow::error::ArrowError> {
+    layout::within_offsets(batch).into_iter().map(|batch| layout::plain_batch(&batch, schema)).collect()
 }
 
 /// A context to execute in with other settings than those that were planned with: filters have their number of rows from the

@@ -35,7 +35,7 @@ pub use forebay_arena as arena;
 pub use inputs::Inputs;
 pub use mapping::Mapping;
 pub use numbers::{NUMBER, ViewNumbers};
-pub use output::{NewSegment, Written, write};
+pub use output::{NewSegment, Written, write, write_inline};
 pub use process::{die_with_parent, leave, monotonic_ns};
 pub use segment::{SegmentWriter, is_sealed, publish, seal, trim};
 pub use views::{as_views, view_type};

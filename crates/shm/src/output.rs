@@ -64,8 +64,22 @@ pub struct NewSegment {
 /// # Errors
 /// What [`describe`] returns; [`Error::Memory`] if copies find no room; [`Error::System`].
 pub fn write(first_id: u64, inputs: &Arc<Inputs>, schema: &SchemaRef, batches: Vec<RecordBatch>) -> Result<Written, Error> {
-    let mut output = Output::new(first_id, Arc::clone(inputs));
-    output.not_worth_keeping = sparse(inputs, output.arena.as_ref(), schema, &batches)?;
+    write_with(Output::new(first_id, Arc::clone(inputs)), schema, batches)
+}
+
+/// As [`write`], with all buffers inside the message as far as it may hold them. A small table then has no segment, and whoever reads
+/// it need not wait for the end of this process.
+///
+/// # Errors
+/// As [`write`].
+pub fn write_inline(first_id: u64, schema: &SchemaRef, batches: Vec<RecordBatch>) -> Result<Written, Error> {
+    let inline_buffer_max = native(INLINE_TOTAL_BYTES_MAX);
+    write_with(Output { inline_buffer_max, ..Output::new(first_id, Inputs::none()) }, schema, batches)
+}
+
+fn write_with(mut output: Output, schema: &SchemaRef, batches: Vec<RecordBatch>) -> Result<Written, Error> {
+    let inputs = Arc::clone(&output.inputs);
+    output.not_worth_keeping = sparse(&inputs, output.arena.as_ref(), schema, &batches)?;
     let message = describe(schema, &batches, &mut output)?;
     // The arena's blocks must stay what they are until this process is gone, whatever its exit handlers do.
     std::mem::forget(batches);
@@ -88,6 +102,8 @@ struct Output {
     /// Where copies are, by address and length of the original, which is alive.
     copied: HashMap<(usize, usize), Placement>,
     inline: u64,
+    /// Smaller buffers travel in the message, in bytes.
+    inline_buffer_max: usize,
     /// The piece of the arena that is being filled with copies.
     piece: Vec<u8>,
     writer: SegmentWriter,
@@ -108,6 +124,7 @@ impl Output {
             copies: BTreeMap::new(),
             copied: HashMap::new(),
             inline: 0,
+            inline_buffer_max: INLINE_BUFFER_BYTES_MAX,
             piece: Vec::new(),
             writer: SegmentWriter::new(),
             held: Vec::new(),
@@ -215,7 +232,7 @@ impl Placer for Output {
         made: Option<CopyReason>,
     ) -> Result<Placement, forebay_sipc::Error> {
         let length = buffer.len() as u64;
-        if buffer.len() < INLINE_BUFFER_BYTES_MAX && self.inline + length <= INLINE_TOTAL_BYTES_MAX {
+        if buffer.len() < self.inline_buffer_max && self.inline + length <= INLINE_TOTAL_BYTES_MAX {
             self.inline += length;
             return Ok(Placement::Inline);
         }

@@ -54,6 +54,17 @@ pub struct CallInput {
     pub dictionary: Vec<String>,
 }
 
+/// A table of the lake in a query.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QueryTable {
+    /// Its name in the query.
+    pub name: String,
+    /// Iceberg metadata file.
+    pub metadata_location: String,
+    /// Snapshot; `None`: the current one.
+    pub snapshot_id: Option<i64>,
+}
+
 /// Which rows a preview shows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -92,6 +103,23 @@ pub enum Work {
         /// Whether strings leave as views.
         #[serde(default)]
         views: bool,
+    },
+    /// Run one SELECT over tables of the lake, which it reads itself. Takes no inputs. Rows leave through the pipe whose
+    /// descriptor comes after those of the segments, as an Arrow IPC stream, answered by [`Reply::Streamed`]; without one as a
+    /// table.
+    Query {
+        /// The statement.
+        query: String,
+        /// The tables in it.
+        tables: Vec<QueryTable>,
+        /// Memory of its operators, in bytes.
+        memory_bytes: u64,
+        /// An empty folder for what does not fit; `None`: nothing may be spilled.
+        spill_folder: Option<String>,
+        /// Bytes in that folder, at most.
+        spill_bytes_max: u64,
+        /// Whether there is a pipe.
+        piped: bool,
     },
     /// Call a user's function.
     Python {
@@ -195,6 +223,11 @@ pub enum Reply {
         preview: Option<String>,
         /// Things the user should know (a declared column is missing, …).
         warnings: Vec<String>,
+    },
+    /// All rows of a query have left through its pipe.
+    Streamed {
+        /// Rows.
+        rows: u64,
     },
     /// An expectation's verdict.
     Truth {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use forebay_plan::physical::{Node, Work};
 use forebay_runtime::Access;
 
-use crate::{Execution, Import};
+use crate::{Execution, Import, Query};
 
 /// For a node of a plan.
 pub fn node(node: &Node, execution: &Execution) -> Access {
@@ -22,6 +22,16 @@ pub fn node(node: &Node, execution: &Execution) -> Access {
             let base = write.base.as_deref().and_then(table);
             Access { write: std::iter::once(tables).chain(base).collect(), ..Access::default() }
         }
+    }
+}
+
+/// For a query, which may spill into `spill`.
+pub fn query(query: &Query, spill: &Path) -> Access {
+    let tables = query.tables.iter().filter_map(|one| table(&one.metadata_location));
+    Access {
+        read: std::iter::once(path(&query.tables_root)).chain(tables).collect(),
+        write: vec![spill.to_owned()],
+        internet: false,
     }
 }
 

@@ -14,6 +14,7 @@ mod access;
 mod call;
 mod event;
 mod gate;
+mod query;
 mod run;
 mod seal;
 mod secrets;
@@ -35,6 +36,8 @@ pub use call::new_location;
 pub use event::{Imported, KeptTable, NodeError, NodeOutcome, NodeStatus, Outcome, RunStatus, WorkerEvent, WrittenTable};
 pub use forebay_envs::Environment;
 pub use forebay_runtime::{CancelToken, Mode as SandboxMode, Settings as SandboxSettings, Stream};
+pub use forebay_sipc::call::QueryTable;
+pub use query::{Answered, Bounds, Query};
 
 pub use seal::{Error as SealError, Keys, PublicKey, SEALED_BYTES_MAX, Sealed, seal};
 pub use secrets::{SECRET_BYTES_MIN, Secrets};

@@ -132,6 +132,9 @@ pub struct QueryArgs {
     /// Write the result to a file instead of printing it
     #[arg(long, value_name = "FILE")]
     pub to: Option<PathBuf>,
+    /// Memory of the query's operators (`512M`, `2GiB`); what needs more spills to disk [default: of the configuration]
+    #[arg(long, value_name = "SIZE", value_parser = memory)]
+    pub memory: Option<u64>,
 }
 
 /// `job …`

@@ -1,60 +1,83 @@
-//! `query`: one SELECT, printed or written to a file.
+//! `query`: one SELECT, printed or written to a file, row by row as it comes.
+
+mod form;
 
 use std::fs::File;
-use std::io::{BufWriter, Read, Write};
-use std::path::{Path, PathBuf};
+use std::io::{Read, Write};
+use std::path::Path;
 
 use arrow::array::RecordBatch;
-use arrow::datatypes::{DataType, SchemaRef};
+use arrow::datatypes::{Schema, SchemaRef};
 use arrow::error::ArrowError;
-use arrow::ipc::writer::FileWriter;
-use forebay_control::api::{Op, QueryResult};
-use parquet::arrow::ArrowWriter;
-use parquet::basic::{Compression, ZstdLevel};
-use parquet::file::properties::WriterProperties;
-use serde_json::json;
+use arrow::json::writer::JsonArray;
+use forebay_control::api::Op;
+use serde_json::{Map, Value, json};
 
 use crate::args::QueryArgs;
-use crate::context::Context;
-use crate::error::{Error, Result};
+use crate::context::{Context, Rows};
+use crate::error::{Error, Failure, Result};
+use crate::exit::Exit;
+use crate::interrupt::on_interrupt;
 use crate::output::SCHEMA;
 use crate::render::rows;
 use crate::render::text::{counted, duration};
+use form::{Form, Target};
 
 /// Rows that are printed unless more are asked for.
 const PRINTED_ROWS_MAX: u64 = 10;
 
 pub fn run(context: &Context, args: QueryArgs) -> Result<()> {
     let began = std::time::Instant::now();
-    // Both can fail without the control plane, so they come first.
+    // These can fail without the control plane, so they come first.
     let form = args.to.as_deref().map(Form::of).transpose()?;
     let sql = sql(&args)?;
     let limit = limit(&args, form.is_none() && !context.out.is_json());
     let mut session = context.session()?;
-    let op = Op::Query { sql, at: session.or_active(args.at), namespace: args.namespace, max_rows: limit.asked };
-    let (result, schema, mut batches) = session.query(op)?;
-    let more = limit.cut(&mut batches);
-    let count = batches.iter().map(|batch| u64::try_from(batch.num_rows()).unwrap_or(u64::MAX)).sum::<u64>();
+    let at = session.or_active(args.at);
+    let op = Op::Query { sql, at, namespace: args.namespace, max_rows: limit.asked, stream: true, memory_bytes: args.memory };
     match (&args.to, form) {
         (Some(path), Some(form)) => {
-            write(path, form, &schema, &batches)?;
-            context.out.talk(&format!(
-                "wrote {} to {} ({})",
-                counted(count, "row"),
-                path.display(),
-                duration(began.elapsed().as_secs_f64())
-            ));
+            let mut target = Target::create(path, form)?;
+            remove_on_interrupt(target.beside())?;
+            let mut fields = Value::Null;
+            let result = session.rows(op, &mut |_, rows| {
+                fields = json!(described(&rows.schema()));
+                target.write(rows)
+            })?;
+            target.finish()?;
+            let took = duration(began.elapsed().as_secs_f64());
+            context.out.talk(&format!("wrote {} to {} ({took})", counted(result.rows, "row"), path.display()));
             if context.out.is_json() {
-                context.out.object(json!({ "job_id": result.job_id, "fields": result.fields, "rows": count, "file": path }))?;
+                context.out.object(json!({ "job_id": result.job_id, "fields": fields, "rows": result.rows, "file": path }))?;
             }
         }
-        _ if context.out.is_json() => print_json(context, &result, &batches)?,
+        _ if context.out.is_json() => context.out.stream_to(&mut |out| {
+            let mut document = Document::new(out);
+            session.rows(op.clone(), &mut |job, rows| document.write(job, rows))?;
+            document.finish()
+        })?,
         _ => {
+            let mut table = None;
+            session.rows(op, &mut |_, rows| {
+                table = Some(collected(rows)?);
+                Ok(())
+            })?;
+            let Some((schema, mut batches)) = table else { return Err(Error::Answer { why: "no rows came".to_owned() }.into()) };
+            let more = limit.cut(&mut batches);
             print(context, &schema, &batches, args.no_trunc)?;
-            context.out.talk(&remark(count, more));
+            context.out.talk(&remark(count(&batches), more));
         }
     }
     Ok(())
+}
+
+/// At Ctrl-C the part that was written goes; the closed connection cancels the query.
+fn remove_on_interrupt(part: &Path) -> Result<()> {
+    let part = part.to_owned();
+    on_interrupt(move || {
+        let _ = std::fs::remove_file(part);
+        std::process::exit(Exit::Failed.code().into());
+    })
 }
 
 fn sql(args: &QueryArgs) -> Result<String> {
@@ -107,6 +130,17 @@ impl Limit {
     }
 }
 
+fn count(batches: &[RecordBatch]) -> u64 {
+    batches.iter().map(|batch| u64::try_from(batch.num_rows()).unwrap_or(u64::MAX)).sum()
+}
+
+/// All rows: a table for people is laid out when its widest cell is known.
+fn collected(rows: Rows) -> Result<(SchemaRef, Vec<RecordBatch>)> {
+    let schema = rows.schema();
+    let batches = rows.collect::<Result<Vec<_>, _>>().map_err(|error| unreadable(&error))?;
+    Ok((schema, batches))
+}
+
 fn print(context: &Context, schema: &SchemaRef, batches: &[RecordBatch], whole_cells: bool) -> Result<()> {
     let cells = (!whole_cells).then_some(rows::CELL_CHARACTERS_MAX);
     let text = rows::table(schema, batches, cells).map_err(|error| unreadable(&error))?;
@@ -122,13 +156,57 @@ fn remark(count: u64, more: bool) -> String {
     }
 }
 
-fn print_json(context: &Context, result: &QueryResult, batches: &[RecordBatch]) -> Result<()> {
-    let (job, fields) = (json!(result.job_id), json!(result.fields));
-    context.out.stream(|out| {
-        write!(out, "{{\"schema\":{SCHEMA},\"job_id\":{job},\"fields\":{fields},\"results\":")?;
-        rows::json_array(&mut *out, batches).map_err(io)?;
-        out.write_all(b"}\n")
-    })
+/// Columns for a program.
+fn described(schema: &Schema) -> Vec<Map<String, Value>> {
+    let field = |field: &std::sync::Arc<arrow::datatypes::Field>| {
+        Map::from_iter([
+            ("name".to_owned(), field.name().as_str().into()),
+            ("type".to_owned(), field.data_type().to_string().into()),
+            ("nullable".to_owned(), field.is_nullable().into()),
+        ])
+    };
+    schema.fields().iter().map(field).collect()
+}
+
+/// `{"schema", "job_id", "fields", "results": […]}`. Nothing is written before the first row or the end, so that a query that
+/// fails at once leaves stdout to its error.
+struct Document<'a> {
+    out: &'a mut dyn Write,
+    head: String,
+    begun: bool,
+}
+
+impl<'a> Document<'a> {
+    fn new(out: &'a mut dyn Write) -> Self {
+        Self { out, head: String::new(), begun: false }
+    }
+
+    fn write(&mut self, job: &str, rows: Rows) -> Result<()> {
+        let fields = json!(described(&rows.schema()));
+        self.head = format!("{{\"schema\":{SCHEMA},\"job_id\":{},\"fields\":{fields},\"results\":", json!(job));
+        let mut writer: Option<arrow::json::Writer<&mut dyn Write, JsonArray>> = None;
+        for batch in rows {
+            let batch = batch.map_err(|error| unreadable(&error))?;
+            if writer.is_none() {
+                self.out.write_all(self.head.as_bytes()).map_err(|error| stdout(&error))?;
+                self.begun = true;
+                writer = Some(rows::json_array(&mut *self.out));
+            }
+            if let Some(writer) = &mut writer {
+                writer.write(&batch).map_err(|error| stdout(&io(error)))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn finish(self) -> Result<()> {
+        let end = if self.begun { "]}\n".to_owned() } else { format!("{}[]}}\n", self.head) };
+        self.out.write_all(end.as_bytes()).map_err(|error| stdout(&error))
+    }
+}
+
+fn stdout(error: &std::io::Error) -> Failure {
+    crate::output::stdout_failure(error)
 }
 
 fn unreadable(error: &ArrowError) -> Error {
@@ -143,111 +221,25 @@ fn io(error: ArrowError) -> std::io::Error {
     }
 }
 
-/// Forms of a file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Form {
-    Arrow,
-    Csv,
-    Json,
-    JsonLines,
-    Parquet,
-}
-
-impl Form {
-    fn of(path: &Path) -> Result<Self, Error> {
-        let ending = path.extension().and_then(|ending| ending.to_str()).unwrap_or_default();
-        Ok(match ending.to_ascii_lowercase().as_str() {
-            "arrow" | "feather" | "ipc" => Self::Arrow,
-            "csv" => Self::Csv,
-            "json" => Self::Json,
-            "jsonl" | "ndjson" => Self::JsonLines,
-            "parquet" => Self::Parquet,
-            _ => return Err(Error::UnknownForm { file: path.to_owned() }),
-        })
-    }
-}
-
-/// Writes the file beside its place and moves it there: a reader sees the old one or the new one.
-fn write(path: &Path, form: Form, schema: &SchemaRef, batches: &[RecordBatch]) -> Result<()> {
-    if form == Form::Csv {
-        check_csv(schema)?;
-    }
-    let beside = beside(path);
-    let result = File::create(&beside)
-        .map_err(ArrowError::from)
-        .and_then(|file| encode(BufWriter::new(file), form, schema, batches))
-        .and_then(|()| Ok(std::fs::rename(&beside, path)?));
-    result.map_err(|error| {
-        // If it cannot be removed either, the error that is told says enough.
-        let _ = std::fs::remove_file(&beside);
-        Error::file("write", path, &io(error)).into()
-    })
-}
-
-fn beside(path: &Path) -> PathBuf {
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(format!(".{}.part", std::process::id()));
-    path.with_file_name(name)
-}
-
-fn check_csv(schema: &SchemaRef) -> Result<(), Error> {
-    let nested = schema.fields().iter().find(|field| {
-        let kind = field.data_type();
-        kind.is_nested() || matches!(kind, DataType::Binary | DataType::LargeBinary | DataType::BinaryView)
-    });
-    nested.map_or(Ok(()), |field| Err(Error::NoCsvForm { column: field.name().clone(), kind: rows::kind(field.data_type()) }))
-}
-
-fn encode(mut out: BufWriter<File>, form: Form, schema: &SchemaRef, batches: &[RecordBatch]) -> Result<(), ArrowError> {
-    match form {
-        Form::Arrow => {
-            let mut writer = FileWriter::try_new(&mut out, schema)?;
-            batches.iter().try_for_each(|batch| writer.write(batch))?;
-            writer.finish()?;
-        }
-        Form::Csv => {
-            let mut writer = arrow::csv::WriterBuilder::new().with_header(true).build(&mut out);
-            // The writer puts its header before the first batch, so an empty result gets an empty batch.
-            writer.write(&RecordBatch::new_empty(schema.clone()))?;
-            batches.iter().try_for_each(|batch| writer.write(batch))?;
-        }
-        Form::Json => rows::json_array(&mut out, batches)?,
-        Form::JsonLines => rows::json_lines(&mut out, batches)?,
-        Form::Parquet => {
-            let compression = Compression::ZSTD(ZstdLevel::default());
-            let properties = WriterProperties::builder().set_compression(compression).build();
-            let mut writer = ArrowWriter::try_new(&mut out, schema.clone(), Some(properties))?;
-            batches.iter().try_for_each(|batch| writer.write(batch))?;
-            writer.close()?;
-        }
-    }
-    Ok(out.flush()?)
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
 
-    use arrow::array::{ArrayRef, Int64Array, StringArray};
-    use forebay_types::Coded;
-    use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+    use arrow::array::{ArrayRef, Int64Array};
 
     use super::*;
 
-    fn batches(rows: &[i64]) -> (SchemaRef, Vec<RecordBatch>) {
-        let numbers: ArrayRef = Arc::new(Int64Array::from(rows.to_vec()));
-        let names: ArrayRef = Arc::new(StringArray::from_iter(rows.iter().map(|row| (row % 2 == 0).then(|| format!("n{row}")))));
-        let batch = RecordBatch::try_from_iter_with_nullable([("n", numbers, true), ("name", names, true)]).unwrap();
-        (batch.schema(), vec![batch])
+    fn batch(rows: std::ops::Range<i64>) -> RecordBatch {
+        RecordBatch::try_from_iter([("n", Arc::new(Int64Array::from_iter_values(rows)) as ArrayRef)]).unwrap()
     }
 
     #[test]
     fn one_row_more_tells_that_there_are_more() {
         let limit = Limit { asked: Some(11), kept: Some(10) };
-        let (_, mut eleven) = batches(&(0..11).collect::<Vec<_>>());
+        let mut eleven = vec![batch(0..11)];
         assert!(limit.cut(&mut eleven));
         assert_eq!(eleven[0].num_rows(), 10);
-        let (_, mut ten) = batches(&(0..10).collect::<Vec<_>>());
+        let mut ten = vec![batch(0..10)];
         ten.push(ten[0].slice(0, 0));
         assert!(!limit.cut(&mut ten));
         assert_eq!(ten.len(), 1);
@@ -260,55 +252,5 @@ mod tests {
         assert_eq!(remark(0, false), "No results");
         assert_eq!(remark(1, false), "1 row");
         assert_eq!(remark(10, true), "the first 10 rows; `--all-rows` or `--max-rows N` shows more");
-    }
-
-    #[test]
-    fn files_hold_the_rows() {
-        let folder = tempfile::tempdir().unwrap();
-        let (schema, batches) = batches(&[1, 2, 3]);
-        let text = |name: &str| {
-            let path = folder.path().join(name);
-            write(&path, Form::of(&path).unwrap(), &schema, &batches).unwrap();
-            std::fs::read_to_string(path).unwrap()
-        };
-        assert_eq!(text("a.csv"), "n,name\n1,\n2,n2\n3,\n");
-        assert_eq!(text("a.jsonl"), "{\"n\":1,\"name\":null}\n{\"n\":2,\"name\":\"n2\"}\n{\"n\":3,\"name\":null}\n");
-        assert_eq!(text("a.json"), "[{\"n\":1,\"name\":null},{\"n\":2,\"name\":\"n2\"},{\"n\":3,\"name\":null}]");
-
-        let parquet = folder.path().join("a.parquet");
-        write(&parquet, Form::Parquet, &schema, &batches).unwrap();
-        let reader = ParquetRecordBatchReaderBuilder::try_new(File::open(parquet).unwrap()).unwrap().build().unwrap();
-        assert_eq!(reader.collect::<Result<Vec<_>, _>>().unwrap(), batches);
-
-        let ipc = folder.path().join("a.ARROW");
-        write(&ipc, Form::of(&ipc).unwrap(), &schema, &batches).unwrap();
-        let reader = arrow::ipc::reader::FileReader::try_new(File::open(ipc).unwrap(), None).unwrap();
-        assert_eq!(reader.collect::<Result<Vec<_>, _>>().unwrap(), batches);
-
-        // Nothing but the five files: the parts are gone.
-        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 5);
-    }
-
-    #[test]
-    fn empty_results_are_files_too() {
-        let folder = tempfile::tempdir().unwrap();
-        let (schema, _) = batches(&[]);
-        for (name, expected) in [("a.csv", "n,name\n"), ("a.jsonl", ""), ("a.json", "[]")] {
-            let path = folder.path().join(name);
-            write(&path, Form::of(&path).unwrap(), &schema, &[]).unwrap();
-            assert_eq!(std::fs::read_to_string(path).unwrap(), expected);
-        }
-    }
-
-    #[test]
-    fn what_cannot_be_written_is_told() {
-        assert_eq!(Form::of(Path::new("a.xlsx")).unwrap_err().report().code.0, "CLI0006");
-        assert!(Form::of(Path::new("csv")).is_err());
-        let list = arrow::array::ListArray::from_iter_primitive::<arrow::datatypes::Int64Type, _, _>([Some([Some(1)])]);
-        let batch = RecordBatch::try_from_iter([("l", Arc::new(list) as ArrayRef)]).unwrap();
-        assert_eq!(check_csv(&batch.schema()).unwrap_err().report().code.0, "CLI0007");
-        let (schema, batches) = self::batches(&[1]);
-        let error = write(Path::new("/nowhere/a.csv"), Form::Csv, &schema, &batches).unwrap_err();
-        assert!(matches!(error, crate::error::Failure::Error(error) if error.code == "CLI0008" && error.fault == "usage"));
     }
 }

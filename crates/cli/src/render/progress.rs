@@ -54,6 +54,8 @@ impl Progress {
             Event::Log { node, stream, line } => self.say(&run::log(self.style, self.width, node, stream, line)),
             Event::Preview { node, text } => self.say(&run::preview(self.style, node, text)),
             Event::Warning { text } => self.say(&run::warning(self.style, text)),
+            // Only queries have one.
+            Event::Stream { .. } => {}
         }
     }
 

@@ -3,8 +3,8 @@
 use arrow::array::RecordBatch;
 use arrow::datatypes::{DataType, Schema};
 use arrow::error::ArrowError;
-use arrow::json::WriterBuilder;
-use arrow::json::writer::{JsonArray, JsonFormat, LineDelimited};
+use arrow::json::writer::{JsonArray, LineDelimited};
+use arrow::json::{Writer, WriterBuilder};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 
 use super::table::{Column, ruled};
@@ -66,22 +66,14 @@ fn cells(batch: &RecordBatch, cell_characters_max: Option<usize>, rows: &mut Vec
     Ok(())
 }
 
-/// The rows as a JSON array of objects; absent values are `null`.
-pub fn json_array(out: impl std::io::Write, batches: &[RecordBatch]) -> Result<(), ArrowError> {
-    json::<JsonArray>(out, batches)
+/// Writes rows as a JSON array of objects; absent values are `null`.
+pub fn json_array<W: std::io::Write>(out: W) -> Writer<W, JsonArray> {
+    WriterBuilder::new().with_explicit_nulls(true).build(out)
 }
 
-/// The rows as JSON objects, one a line; absent values are `null`.
-pub fn json_lines(out: impl std::io::Write, batches: &[RecordBatch]) -> Result<(), ArrowError> {
-    json::<LineDelimited>(out, batches)
-}
-
-fn json<F: JsonFormat>(out: impl std::io::Write, batches: &[RecordBatch]) -> Result<(), ArrowError> {
-    let mut writer = WriterBuilder::new().with_explicit_nulls(true).build::<_, F>(out);
-    for batch in batches {
-        writer.write(batch)?;
-    }
-    writer.finish()
+/// Writes rows as JSON objects, one a line; absent values are `null`.
+pub fn json_lines<W: std::io::Write>(out: W) -> Writer<W, LineDelimited> {
+    WriterBuilder::new().with_explicit_nulls(true).build(out)
 }
 
 #[cfg(test)]
@@ -135,7 +127,8 @@ mod tests {
     #[test]
     fn json_keeps_types() {
         let mut lines = Vec::new();
-        json_lines(&mut lines, &[batch()]).unwrap();
+        let mut writer = json_lines(&mut lines);
+        writer.write(&batch()).and_then(|()| writer.finish()).unwrap();
         let lines = String::from_utf8(lines).unwrap();
         let rows: Vec<serde_json::Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
         assert_eq!(rows.len(), 3);
@@ -146,10 +139,11 @@ mod tests {
         assert_eq!(rows[1]["name"], serde_json::Value::Null);
         assert!(rows[1].get("n").is_some_and(serde_json::Value::is_null));
         let mut array = Vec::new();
-        json_array(&mut array, &[batch()]).unwrap();
+        let mut writer = json_array(&mut array);
+        writer.write(&batch()).and_then(|()| writer.finish()).unwrap();
         assert_eq!(serde_json::from_slice::<serde_json::Value>(&array).unwrap().as_array().unwrap().len(), 3);
         let mut empty = Vec::new();
-        json_array(&mut empty, &[]).unwrap();
+        json_array(&mut empty).finish().unwrap();
         assert_eq!(empty, b"[]");
     }
 }

@@ -55,10 +55,39 @@ fn rebatch(schema: &SchemaRef, columns: Vec<ArrayRef>, rows: usize) -> Result<Re
     RecordBatch::try_new_with_options(Arc::clone(schema), columns, &RecordBatchOptions::new().with_row_count(Some(rows)))
 }
 
+/// Bytes of a column's strings up to which a batch is turned into plain ones: their offsets count to 2 GiB.
+const PLAIN_BYTES_MAX: usize = 1 << 30;
+
+/// The schema with plain strings and binaries.
+pub(super) fn plain_schema(schema: &SchemaRef) -> SchemaRef {
+    Arc::new(Schema::new_with_metadata(changed_fields(schema.fields(), plain), schema.metadata().clone()))
+}
+
+/// The batch in parts whose strings fit into plain ones: views of a join may stand for more bytes than there are.
+pub(super) fn within_offsets(batch: RecordBatch) -> Vec<RecordBatch> {
+    let bytes = |column: &ArrayRef| match column.data_type() {
+        DataType::Utf8View => column.as_string_view().total_buffer_bytes_used(),
+        DataType::BinaryView => column.as_binary_view().total_buffer_bytes_used(),
+        _ => 0,
+    };
+    let rows = batch.num_rows();
+    if rows < 2 || batch.columns().iter().all(|column| bytes(column) <= PLAIN_BYTES_MAX) {
+        return vec![batch];
+    }
+    let (first, second) = (batch.slice(0, rows / 2), batch.slice(rows / 2, rows - rows / 2));
+    [first, second].into_iter().flat_map(within_offsets).collect()
+}
+
+/// The batch with the types of `target`, a [`plain_schema`].
+pub(super) fn plain_batch(batch: &RecordBatch, target: &SchemaRef) -> Result<RecordBatch, ArrowError> {
+    let columns = batch.columns().iter().zip(target.fields()).map(|(column, field)| converted(column, field.data_type()));
+    rebatch(target, columns.collect::<Result<_, _>>()?, batch.num_rows())
+}
+
 /// The result of a query: no empty batches, none that are tiny on average, strings as they are to leave, dictionaries tidy.
 pub(super) fn result(schema: SchemaRef, batches: Vec<RecordBatch>, strings: Strings) -> Result<Rows, ArrowError> {
     let target: SchemaRef = match strings {
-        Strings::Plain => Arc::new(Schema::new_with_metadata(changed_fields(schema.fields(), plain), schema.metadata().clone())),
+        Strings::Plain => plain_schema(&schema),
         Strings::Views => Arc::new(Schema::new_with_metadata(changed_fields(schema.fields(), viewed), schema.metadata().clone())),
     };
     let rows: usize = batches.iter().map(RecordBatch::num_rows).sum();

@@ -1,0 +1,191 @@
+//! Columns of the table as expressions over the columns of a file.
+//!
+//! Iceberg files know columns by field id, so a renamed column is found, and one that was dropped and made again is not taken
+//! for the old one. Files without ids (imported, or of other engines) are read by name. A column the file does not have is
+//! null; one of another type is brought to the table's by the rules of all reads.
+
+use std::fmt;
+use std::hash::{Hash, Hasher};
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::{DataType, Field, FieldRef, Schema as ArrowSchema, SchemaRef};
+use datafusion::common::tree_node::{Transformed, TreeNode};
+use datafusion::common::{DataFusionError, ScalarValue};
+use datafusion::logical_expr::ColumnarValue;
+use datafusion::physical_expr::PhysicalExpr;
+use datafusion::physical_expr::expressions::{CastExpr, Column, Literal};
+use datafusion::physical_expr_adapter::{PhysicalExprAdapter, PhysicalExprAdapterFactory};
+use iceberg::spec::{Schema, Type};
+
+use super::external;
+use crate::conform::{conform, field_id};
+use crate::error::Error;
+use crate::table::LiveFile;
+
+/// The table's columns, as they are looked for in files.
+#[derive(Debug)]
+pub(super) struct FieldIds {
+    /// The table's metadata file, for messages.
+    table: String,
+    wanted: Arc<[Wanted]>,
+}
+
+/// A column of the table.
+#[derive(Debug)]
+struct Wanted {
+    id: i32,
+    stored: Type,
+    field: FieldRef,
+    /// A float column of which some file does not say that it holds no NaN. Parquet leaves NaN out of statistics while SQL here
+    /// sorts it above all numbers, so statistics must not be asked.
+    may_have_nan: bool,
+}
+
+impl FieldIds {
+    pub fn of(table: &str, schema: &Schema, fields: &SchemaRef, files: &[LiveFile]) -> Self {
+        let wanted = schema.as_struct().fields().iter().zip(fields.fields()).map(|(stored, field)| Wanted {
+            id: stored.id,
+            stored: stored.field_type.as_ref().clone(),
+            field: Arc::clone(field),
+            may_have_nan: field.data_type().is_floating()
+                && files.iter().any(|live| live.file.nan_value_counts().get(&stored.id) != Some(&0)),
+        });
+        Self { table: table.to_owned(), wanted: wanted.collect() }
+    }
+}
+
+impl PhysicalExprAdapterFactory for FieldIds {
+    fn create(&self, logical: SchemaRef, physical: SchemaRef) -> Result<Arc<dyn PhysicalExprAdapter>, DataFusionError> {
+        let has_ids = physical.fields().iter().any(|field| field_id(field).is_some());
+        Ok(Arc::new(Adapter { table: self.table.clone(), wanted: Arc::clone(&self.wanted), logical, physical, has_ids }))
+    }
+}
+
+/// [`FieldIds`] for one file.
+#[derive(Debug)]
+struct Adapter {
+    table: String,
+    wanted: Arc<[Wanted]>,
+    logical: SchemaRef,
+    physical: SchemaRef,
+    has_ids: bool,
+}
+
+impl PhysicalExprAdapter for Adapter {
+    fn rewrite(&self, expression: Arc<dyn PhysicalExpr>) -> Result<Arc<dyn PhysicalExpr>, DataFusionError> {
+        let rewritten = expression.transform(|part| match part.downcast_ref::<Column>() {
+            Some(column) => Ok(Transformed::yes(self.column(column.name())?)),
+            None => Ok(Transformed::no(part)),
+        });
+        rewritten.map(|rewritten| rewritten.data)
+    }
+}
+
+impl Adapter {
+    fn column(&self, name: &str) -> Result<Arc<dyn PhysicalExpr>, DataFusionError> {
+        let wanted = &self.wanted[self.logical.index_of(name)?];
+        let fields = self.physical.fields();
+        let found = match self.has_ids {
+            true => fields.iter().position(|field| field_id(field) == Some(wanted.id)),
+            false => fields.iter().position(|field| field.name() == name),
+        };
+        let Some(index) = found else {
+            if !wanted.field.is_nullable() {
+                let why = format!("the required column `{name}` is not in one of its data files");
+                return Err(external(Error::metadata(&self.table)(why)));
+            }
+            return Ok(Arc::new(Literal::new(ScalarValue::try_from(wanted.field.data_type())?)));
+        };
+        let field = &fields[index];
+        let column: Arc<dyn PhysicalExpr> = Arc::new(Column::new(field.name(), index));
+        if field.data_type() == wanted.field.data_type() && !wanted.may_have_nan {
+            return Ok(column);
+        }
+        if widens(field.data_type(), wanted.field.data_type()) && !wanted.may_have_nan {
+            // Unlike `Conformed`, this is understood where statistics are looked at.
+            return Ok(Arc::new(CastExpr::new(column, wanted.field.data_type().clone(), None)));
+        }
+        let (field, stored) = (Arc::clone(&wanted.field), wanted.stored.clone());
+        Ok(Arc::new(Conformed { column, field, stored }))
+    }
+}
+
+/// Whether a cast keeps every value and their order.
+fn widens(from: &DataType, to: &DataType) -> bool {
+    match (from, to) {
+        (DataType::Int32, DataType::Int64) | (DataType::Float32, DataType::Float64) => true,
+        (DataType::Utf8 | DataType::LargeUtf8, DataType::Utf8View) => true,
+        (DataType::Binary | DataType::LargeBinary, DataType::BinaryView) => true,
+        (DataType::Decimal128(from, scale), DataType::Decimal128(to, same)) => scale == same && from <= to,
+        _ => false,
+    }
+}
+
+/// A column of a file, brought to the table's type. Opaque to everything that reasons about expressions.
+#[derive(Debug, Clone)]
+struct Conformed {
+    column: Arc<dyn PhysicalExpr>,
+    field: FieldRef,
+    stored: Type,
+}
+
+impl PartialEq for Conformed {
+    fn eq(&self, other: &Self) -> bool {
+        self.column.eq(&other.column) && self.field == other.field
+    }
+}
+
+impl Eq for Conformed {}
+
+impl Hash for Conformed {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.column.hash(state);
+        self.field.hash(state);
+    }
+}
+
+impl fmt::Display for Conformed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "as_table({})", self.column)
+    }
+}
+
+impl PhysicalExpr for Conformed {
+    fn data_type(&self, _: &ArrowSchema) -> Result<DataType, DataFusionError> {
+        Ok(self.field.data_type().clone())
+    }
+
+    fn nullable(&self, _: &ArrowSchema) -> Result<bool, DataFusionError> {
+        Ok(self.field.is_nullable())
+    }
+
+    fn return_field(&self, _: &ArrowSchema) -> Result<FieldRef, DataFusionError> {
+        Ok(Arc::new(Field::clone(&self.field)))
+    }
+
+    fn evaluate(&self, batch: &RecordBatch) -> Result<ColumnarValue, DataFusionError> {
+        let array = self.column.evaluate(batch)?.into_array(batch.num_rows())?;
+        let conformed = conform(&array, self.field.data_type(), Some(&self.stored)).map_err(|problem| {
+            let (column, kind) = (self.field.name().clone(), self.field.data_type().to_string());
+            external(Error::Recorded { column, kind, why: problem.why })
+        })?;
+        Ok(ColumnarValue::Array(conformed))
+    }
+
+    fn children(&self) -> Vec<&Arc<dyn PhysicalExpr>> {
+        vec![&self.column]
+    }
+
+    fn with_new_children(
+        self: Arc<Self>,
+        children: Vec<Arc<dyn PhysicalExpr>>,
+    ) -> Result<Arc<dyn PhysicalExpr>, DataFusionError> {
+        let column = children.into_iter().next().unwrap_or_else(|| Arc::clone(&self.column));
+        Ok(Arc::new(Self { column, ..Self::clone(&self) }))
+    }
+
+    fn fmt_sql(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.column.fmt_sql(f)
+    }
+}

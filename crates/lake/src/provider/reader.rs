@@ -1,0 +1,142 @@
+//! Bytes of data files for DataFusion's Parquet reader, straight from our own storage.
+//!
+//! A footer is read once per query, however many partitions read parts of the file.
+
+use std::io::{Read as _, Seek as _, SeekFrom};
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use datafusion::common::{DataFusionError, internal_datafusion_err};
+use datafusion::datasource::listing::PartitionedFile;
+use datafusion::datasource::physical_plan::ParquetFileReaderFactory;
+use datafusion::physical_plan::metrics::ExecutionPlanMetricsSet;
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+use parquet::arrow::ARROW_SCHEMA_META_KEY;
+use parquet::arrow::arrow_reader::ArrowReaderOptions;
+use parquet::arrow::async_reader::AsyncFileReader;
+use parquet::errors::ParquetError;
+use parquet::file::metadata::{FileMetaData, ParquetMetaData, ParquetMetaDataBuilder, ParquetMetaDataReader};
+use tokio::sync::OnceCell;
+
+use crate::error::{Error, Result};
+use crate::scan::open_file;
+
+/// A data file of a query.
+#[derive(Debug)]
+pub(super) struct OneFile {
+    path: String,
+    bytes: u64,
+    metadata: OnceCell<Arc<ParquetMetaData>>,
+}
+
+impl OneFile {
+    pub fn new(path: &str, bytes: u64) -> Self {
+        Self { path: path.to_owned(), bytes, metadata: OnceCell::new() }
+    }
+
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// The footer, read at the first call.
+    pub async fn metadata(self: &Arc<Self>) -> Result<Arc<ParquetMetaData>> {
+        let read = || {
+            let this = Arc::clone(self);
+            async move {
+                let read = move || this.read_metadata();
+                tokio::task::spawn_blocking(read).await.map_err(Error::internal("read a footer"))?
+            }
+        };
+        self.metadata.get_or_try_init(read).await.cloned()
+    }
+
+    fn read_metadata(&self) -> Result<Arc<ParquetMetaData>> {
+        let file = open_file(&self.path)?;
+        let metadata = ParquetMetaDataReader::new().parse_and_finish(&file).map_err(Error::data_file(&self.path))?;
+        Ok(Arc::new(without_arrow_schema(metadata)))
+    }
+
+    fn read(&self, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
+        let failed = |error: std::io::Error| Error::data_file(&self.path)(error);
+        let mut file = open_file(&self.path)?;
+        let mut parts = Vec::with_capacity(ranges.len());
+        for range in ranges {
+            // A damaged footer may name anything.
+            if range.start > range.end || range.end > self.bytes.max(range.start) {
+                return Err(Error::data_file(&self.path)(format!("it has no bytes {} to {}", range.start, range.end)));
+            }
+            let length = range.end - range.start;
+            let mut bytes = Vec::with_capacity(usize::try_from(length).map_err(Error::data_file(&self.path))?);
+            file.seek(SeekFrom::Start(range.start)).map_err(failed)?;
+            file.by_ref().take(length).read_to_end(&mut bytes).map_err(failed)?;
+            if bytes.len() as u64 != length {
+                return Err(Error::data_file(&self.path)("it ends too early"));
+            }
+            parts.push(bytes.into());
+        }
+        Ok(parts)
+    }
+}
+
+/// The types a file was written from are not the table's, which come from its own metadata.
+fn without_arrow_schema(metadata: ParquetMetaData) -> ParquetMetaData {
+    let file = metadata.file_metadata();
+    let Some(pairs) = file.key_value_metadata().filter(|pairs| pairs.iter().any(|pair| pair.key == ARROW_SCHEMA_META_KEY)) else {
+        return metadata;
+    };
+    let pairs = pairs.iter().filter(|pair| pair.key != ARROW_SCHEMA_META_KEY).cloned().collect();
+    let plain = FileMetaData::new(
+        file.version(),
+        file.num_rows(),
+        file.created_by().map(str::to_owned),
+        Some(pairs),
+        file.schema_descr_ptr(),
+        file.column_orders().cloned(),
+    );
+    let groups = metadata.row_groups().to_vec();
+    ParquetMetaDataBuilder::new(plain).set_row_groups(groups).build()
+}
+
+/// Makes readers of files that carry their [`OneFile`].
+#[derive(Debug)]
+pub(super) struct Readers;
+
+impl ParquetFileReaderFactory for Readers {
+    fn create_reader(
+        &self,
+        _partition: usize,
+        file: PartitionedFile,
+        _metadata_size_hint: Option<usize>,
+        _metrics: &ExecutionPlanMetricsSet,
+    ) -> Result<Box<dyn AsyncFileReader + Send>, DataFusionError> {
+        let one = file.extension::<Arc<OneFile>>().ok_or_else(|| internal_datafusion_err!("a file that is not the lake's"))?;
+        Ok(Box::new(Reader(Arc::clone(one))))
+    }
+}
+
+struct Reader(Arc<OneFile>);
+
+impl AsyncFileReader for Reader {
+    fn get_bytes(&mut self, range: Range<u64>) -> BoxFuture<'_, Result<Bytes, ParquetError>> {
+        let parts = self.get_byte_ranges(vec![range]);
+        async move { Ok(parts.await?.into_iter().next().unwrap_or_default()) }.boxed()
+    }
+
+    fn get_byte_ranges(&mut self, ranges: Vec<Range<u64>>) -> BoxFuture<'_, Result<Vec<Bytes>, ParquetError>> {
+        let file = Arc::clone(&self.0);
+        async move {
+            let read = tokio::task::spawn_blocking(move || file.read(&ranges)).await;
+            read.map_err(|error| ParquetError::External(error.into()))?.map_err(|error| ParquetError::External(error.into()))
+        }
+        .boxed()
+    }
+
+    fn get_metadata<'a>(
+        &'a mut self,
+        _options: Option<&'a ArrowReaderOptions>,
+    ) -> BoxFuture<'a, Result<Arc<ParquetMetaData>, ParquetError>> {
+        async move { self.0.metadata().await.map_err(|error| ParquetError::External(error.into())) }.boxed()
+    }
+}

@@ -1,0 +1,208 @@
+//! One SELECT over tables of the lake, read by the process that runs it, in bounded memory.
+//!
+//! ```text
+//! files ─▶ scans ─▶ filters, joins, aggregates, sorts ─▶ batches ─▶ sink: a pipe to the client, or a table in shared memory
+//!                     │ more than the memory limit
+//!                     └─▶ spill files, in a folder of the query's own
+//! ```
+//!
+//! # Memory
+//! Sorts, aggregates and repartitions spill. A hash join's build side does not, so it is planned only where the build side is
+//! expected to fit ([`joins`]); where that was wrong and nothing has left yet, the query runs again with sort-merge joins,
+//! which spill. What operators do not account for (pages being decoded, batches on their way) comes on top of the limit.
+//!
+//! # Order
+//! As in a SQL model, rows keep the order of the table where the query does not change it ([`order`]).
+
+mod joins;
+mod order;
+mod pool;
+mod sink;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use arrow::datatypes::{DataType, SchemaRef};
+use datafusion::catalog::TableProvider as _;
+use datafusion::error::DataFusionError;
+use datafusion::execution::context::SQLOptions;
+use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
+use datafusion::execution::memory_pool::TrackConsumersPool;
+use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
+use datafusion::physical_plan::{ExecutionPlan, execute_stream};
+use datafusion::prelude::SessionConfig;
+use forebay_lake::LakeTable;
+use forebay_plan::sql;
+use forebay_sipc::call::QueryTable;
+use futures::StreamExt as _;
+
+use crate::limits::{
+    BATCH_ROWS, MEMORY_CONSUMERS_TOLD, PARTITION_ROWS_MIN, PIECE_BYTES_TARGET, PIECES_MAX, QUERY_BATCH_BYTES_TARGET,
+    QUERY_BATCH_ROWS, QUERY_MEMORY_BATCHES, SORT_RESERVED_BYTES,
+};
+use crate::sql::Error;
+
+pub(crate) use sink::{Collect, Pipe, Sink};
+
+/// A query and its bounds.
+#[derive(Debug)]
+pub(crate) struct Request<'a> {
+    /// One SELECT.
+    pub sql: &'a str,
+    /// The tables in it.
+    pub tables: &'a [QueryTable],
+    /// Threads at most.
+    pub threads: usize,
+    /// Memory of its operators, in bytes.
+    pub memory_bytes: usize,
+    /// The folder for what does not fit; it exists. `None`: nothing may be spilled.
+    pub spill_folder: Option<PathBuf>,
+    /// Bytes in that folder, at most.
+    pub spill_bytes_max: u64,
+}
+
+/// Runs the query and gives its rows to `sink`.
+pub(crate) async fn run(request: &Request<'_>, sink: &mut dyn Sink) -> Result<(), Error> {
+    let tables = open(request.tables).await?;
+    let environment = environment(request)?;
+    let first = attempt(request, &tables, &environment, Joins::Hash, sink).await;
+    match first {
+        Err(error) if error.is_out_of_memory() && !sink.has_rows() => {
+            attempt(request, &tables, &environment, Joins::SortMerge, sink).await
+        }
+        other => other,
+    }
+}
+
+/// How equal keys find each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Joins {
+    Hash,
+    SortMerge,
+}
+
+type Tables = Vec<(String, Arc<LakeTable>)>;
+
+async fn open(tables: &[QueryTable]) -> Result<Tables, Error> {
+    let open = tables.iter().map(|table| async {
+        let opened = LakeTable::open(&table.metadata_location, table.snapshot_id).await?;
+        Ok::<_, forebay_lake::Error>((table.name.clone(), Arc::new(opened)))
+    });
+    Ok(futures::future::try_join_all(open).await?)
+}
+
+fn environment(request: &Request<'_>) -> Result<Arc<RuntimeEnv>, Error> {
+    let mode = match &request.spill_folder {
+        Some(folder) => DiskManagerMode::Directories(vec![folder.clone()]),
+        None => DiskManagerMode::Disabled,
+    };
+    let disk = DiskManagerBuilder::default().with_mode(mode).with_max_temp_directory_size(request.spill_bytes_max);
+    let pool = TrackConsumersPool::new(pool::SharedPool::new(request.memory_bytes), MEMORY_CONSUMERS_TOLD);
+    let builder = RuntimeEnvBuilder::new().with_memory_pool(Arc::new(pool)).with_disk_manager_builder(disk);
+    Ok(builder.build_arc()?)
+}
+
+async fn attempt(
+    request: &Request<'_>,
+    tables: &Tables,
+    environment: &Arc<RuntimeEnv>,
+    wanted: Joins,
+    sink: &mut dyn Sink,
+) -> Result<(), Error> {
+    let mut planned = plan(request, tables, environment, wanted).await?;
+    if wanted == Joins::Hash && joins::exceed(&planned.plan, request.memory_bytes) {
+        planned = plan(request, tables, environment, Joins::SortMerge).await?;
+    }
+    let schema = planned.plan.schema();
+    crate::sql::check_names(&schema)?;
+    sink.begin(&schema)?;
+    let mut batches = execute_stream(planned.plan, planned.task)?;
+    while let Some(batch) = batches.next().await {
+        let batch = batch?;
+        if batch.num_rows() > 0 {
+            sink.rows(batch).await?;
+        }
+    }
+    Ok(())
+}
+
+struct Planned {
+    plan: Arc<dyn ExecutionPlan>,
+    task: Arc<datafusion::execution::TaskContext>,
+}
+
+async fn plan(request: &Request<'_>, tables: &Tables, environment: &Arc<RuntimeEnv>, wanted: Joins) -> Result<Planned, Error> {
+    let context = sql::session_context_within(sql::session_config(), Arc::clone(environment));
+    for (name, table) in tables {
+        sql::register(&context, name, Arc::clone(table) as _)?;
+    }
+    // A query is one SELECT: nothing in it may change anything.
+    let only_select = SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false);
+    let (mut state, logical) = context.sql_with_options(request.sql, only_select).await?.into_parts();
+    let in_order = order::keeps(&logical);
+    *state.config_mut() = config(state.config().clone(), request, tables, wanted, in_order);
+    let plan = state.create_physical_plan(&logical).await?;
+    let plan = if in_order { order::in_order(plan, request.threads)? } else { plan };
+    Ok(Planned { plan, task: state.task_ctx() })
+}
+
+/// Settings for this query over these tables.
+fn config(config: SessionConfig, request: &Request<'_>, tables: &Tables, wanted: Joins, in_order: bool) -> SessionConfig {
+    let most = |number: fn(&LakeTable) -> u64| tables.iter().map(|(_, table)| number(table)).max().unwrap_or(0);
+    let rows = usize::try_from(most(LakeTable::rows)).unwrap_or(usize::MAX);
+    let pieces = usize::try_from(most(LakeTable::file_bytes) / PIECE_BYTES_TARGET).unwrap_or(PIECES_MAX);
+    let partitions = match in_order {
+        // More than threads: pieces are read ahead whole, so that the first ones can leave while the next are read.
+        true => pieces.clamp(request.threads, PIECES_MAX.max(request.threads)),
+        false => request.threads,
+    };
+    // The planner merges joins by sorting only where it may have several partitions.
+    let least = if wanted == Joins::SortMerge { 2 } else { 1 };
+    let partitions = (rows / PARTITION_ROWS_MIN).clamp(least, partitions.max(least));
+    let batch_rows = if in_order { BATCH_ROWS } else { QUERY_BATCH_ROWS };
+    let row_bytes = tables.iter().map(|(_, table)| row_bytes(table)).max().unwrap_or(1).max(1);
+    // An operator that merges what it has spilled holds several batches of each file, so little memory means small batches.
+    let batch_bytes = QUERY_BATCH_BYTES_TARGET.min(request.memory_bytes / QUERY_MEMORY_BATCHES);
+    let batch_rows = (batch_bytes / row_bytes).clamp(1, batch_rows);
+    let mut config = config
+        .with_target_partitions(partitions)
+        .with_batch_size(batch_rows)
+        .with_round_robin_repartition(!in_order)
+        .with_sort_spill_reservation_bytes(SORT_RESERVED_BYTES.min(request.memory_bytes / (16 * partitions)));
+    config.options_mut().optimizer.prefer_hash_join = wanted == Joins::Hash;
+    config
+}
+
+/// Bytes of a row in memory, roughly and rather too many.
+fn row_bytes(table: &LakeTable) -> usize {
+    let rows = usize::try_from(table.rows()).unwrap_or(usize::MAX).max(1);
+    // Compressed; text grows by a small factor, numbers are counted by their width.
+    let stored = usize::try_from(table.file_bytes()).unwrap_or(usize::MAX).saturating_mul(4) / rows;
+    stored.max(joins::row_bytes(&table.schema()))
+}
+
+/// Bytes of a fixed part of a value: its own, or those that point at it.
+fn width(kind: &DataType) -> usize {
+    kind.primitive_width().unwrap_or(16)
+}
+
+/// The schema as it leaves: strings and binaries plain.
+fn leaving(schema: &SchemaRef) -> SchemaRef {
+    crate::sql::plain_schema(schema)
+}
+
+impl Error {
+    /// Whether operators wanted more memory than there is.
+    fn is_out_of_memory(&self) -> bool {
+        matches!(self, Self::Query(error) if crate::sql::kind(error) == crate::sql::Kind::Memory)
+    }
+}
+
+impl From<std::io::Error> for Error {
+    fn from(error: std::io::Error) -> Self {
+        Self::Query(DataFusionError::IoError(error))
+    }
+}
+
+#[cfg(test)]
+mod tests;
