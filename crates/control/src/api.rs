@@ -17,12 +17,14 @@ mod caller;
 mod diff;
 mod imports;
 mod maintenance;
+mod sealed;
 mod tables;
 
 pub use caller::{Actor, Variables};
 pub use diff::{ColumnDiff, ColumnSide, Diff, TableDiff, TableSide};
 pub use imports::ImportResult;
 pub use maintenance::{Compacted, Expired, Garbage};
+pub use sealed::{Sealed, SecretKey};
 pub use tables::{TableChange, TableCreatePlan};
 
 /// Version of the protocol. A daemon of another version is replaced by the client.
@@ -490,26 +492,6 @@ pub struct Run {
     /// Memory limit of each model, whatever it declares.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory_bytes: Option<u64>,
-}
-
-/// A public key of the worker, for one request.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct SecretKey {
-    /// Which one.
-    pub key: u64,
-    /// X25519, in hex.
-    pub public: String,
-}
-
-/// Values by parameter, as JSON, that only the worker can read: X25519, HKDF-SHA256, ChaCha20-Poly1305.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Sealed {
-    /// The worker's key.
-    pub key: u64,
-    /// The client's public key, in hex.
-    pub public: String,
-    /// In hex.
-    pub ciphertext: String,
 }
 
 fn yes() -> bool {

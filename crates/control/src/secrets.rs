@@ -79,6 +79,6 @@ mod tests {
         for text in ["x", "zz", &"0".repeat(2 * SEALED_BYTES_MAX + 2)] {
             assert_eq!(from_wire(&api::Sealed { ciphertext: text.to_owned(), ..sent.clone() }), Err(SealError::Broken));
         }
-        assert_eq!(sealed(&SecretKey { key: 0, public: "??".to_owned() }, &values).unwrap_err().code, "RUN0040");
+        assert_eq!(sealed(&SecretKey { key: 0, public: "??".to_owned() }, &values).unwrap_err().code, "RUN0045");
     }
 }

@@ -72,7 +72,7 @@ pub enum Error {
 
 impl Coded for Error {
     fn report(&self) -> Report {
-        Report::new("RUN0040", Fault::Platform, self.to_string())
+        Report::new("RUN0045", Fault::Platform, self.to_string())
             .with_hint("start the run again; if the background process was replaced meanwhile, that is all it takes")
     }
 }
@@ -220,6 +220,6 @@ mod tests {
         }
         assert_eq!(keys.open(&first), Err(Error::UnknownKey));
         assert_eq!(keys.open(&seal(&last, &values()).unwrap()), Ok(values()));
-        assert_eq!(Error::UnknownKey.report().code.0, "RUN0040");
+        assert_eq!(Error::UnknownKey.report().code.0, "RUN0045");
     }
 }
