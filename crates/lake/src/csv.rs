@@ -8,6 +8,7 @@
 //! An empty field is null. `NA` is null in columns of any type but string: a column of numbers and `NA` is a column
 //! of numbers, a column of words and `NA` keeps the word.
 
+use std::borrow::Cow;
 use std::fs::File;
 use std::sync::Arc;
 
@@ -167,7 +168,10 @@ pub(crate) fn parse(column: &ArrayRef, kind: &DataType) -> Result<ArrayRef, NotK
     if kind.is_nested() {
         return Err(NotKept { row: None, why: format!("a CSV field cannot hold {kind}") });
     }
-    let values: ArrayRef = Arc::new(values);
+    let values: ArrayRef = match kind {
+        DataType::Timestamp(..) => Arc::new(values.iter().map(|value| value.map(with_seconds)).collect::<StringArray>()),
+        _ => Arc::new(values),
+    };
     if let DataType::Boolean = kind {
         // Arrow takes `1`, `y` and `on` for true as well; these are not what was inferred.
         let strange = |value: &str| !value.eq_ignore_ascii_case("true") && !value.eq_ignore_ascii_case("false");
@@ -177,6 +181,13 @@ pub(crate) fn parse(column: &ArrayRef, kind: &DataType) -> Result<ArrayRef, NotK
         }
     }
     cast_exactly(&values, kind)
+}
+
+/// `2013-01-31 05:00` as `2013-01-31 05:00:00`: Arrow wants seconds, people do not.
+fn with_seconds(value: &str) -> Cow<'_, str> {
+    let bytes = value.as_bytes();
+    let lacks = value.is_ascii() && bytes.len() >= 16 && bytes[13] == b':' && bytes.get(16) != Some(&b':');
+    if lacks { format!("{}:00{}", &value[..16], &value[16..]).into() } else { value.into() }
 }
 
 /// Parses texts of a `strptime` format into dates or timestamps; without a zone in the format they are UTC.

@@ -259,3 +259,15 @@ async fn chosen_types_are_cast_and_times_parsed() {
         2
     );
 }
+
+#[tokio::test]
+async fn times_need_no_seconds() {
+    let lake = Lake::new();
+    let file = csv(&lake, "t.csv", "t,z\n2013-01-31 05:00,2013-01-31T05:00Z\n2013-01-31T06:30:15,2013-01-31 05:00+01:00\n");
+    let target = infer_schema(std::slice::from_ref(&file)).await.unwrap();
+    let rows = read_all(&file, &target).await;
+    let shown = arrow::util::pretty::pretty_format_batches(&[rows]).unwrap().to_string();
+    for value in ["2013-01-31T05:00:00  ", "2013-01-31T06:30:15", "2013-01-31T05:00:00Z", "2013-01-31T04:00:00Z"] {
+        assert!(shown.contains(value), "{value} in\n{shown}");
+    }
+}
