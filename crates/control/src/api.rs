@@ -13,14 +13,18 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+mod bytes;
 mod caller;
+mod daemon;
 mod diff;
 mod imports;
 mod maintenance;
 mod sealed;
 mod tables;
 
+pub use bytes::{Bytes, Copied};
 pub use caller::{Actor, Variables};
+pub use daemon::{Daemon, Zygote};
 pub use diff::{ColumnDiff, ColumnSide, Diff, TableDiff, TableSide};
 pub use imports::ImportResult;
 pub use maintenance::{Compacted, Expired, Garbage};
@@ -570,49 +574,6 @@ pub struct Environment {
     pub pinned: bool,
 }
 
-/// Bytes of tables, by how they got into shared memory.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Bytes {
-    /// Born there.
-    pub referenced: u64,
-    /// Shared again from an input.
-    pub reshared: u64,
-    /// Copied there.
-    pub copied: u64,
-    /// So small that they travel in the message.
-    pub inline: u64,
-}
-
-impl Bytes {
-    /// All bytes.
-    #[must_use]
-    pub fn total(&self) -> u64 {
-        self.referenced + self.reshared + self.copied + self.inline
-    }
-}
-
-impl std::iter::Sum for Bytes {
-    fn sum<I: Iterator<Item = Self>>(all: I) -> Self {
-        all.fold(Self::default(), |a, b| Self {
-            referenced: a.referenced + b.referenced,
-            reshared: a.reshared + b.reshared,
-            copied: a.copied + b.copied,
-            inline: a.inline + b.inline,
-        })
-    }
-}
-
-/// The reasons for copies, as [`Copied`] names them. A later version may know more.
-pub const COPY_REASONS: [&str; 4] = ["elsewhere", "rewritten", "rebased", "compacted"];
-
-/// Bytes that were copied for one reason.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Copied {
-    /// One of [`COPY_REASONS`].
-    pub reason: String,
-    pub bytes: u64,
-}
-
 /// One node of a run.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct NodeResult {
@@ -796,36 +757,4 @@ pub struct Place {
     pub line: u32,
     pub column: u32,
     pub excerpt: Option<String>,
-}
-
-/// What a daemon says of itself.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Daemon {
-    /// Version and build of the program.
-    pub version: String,
-    pub protocol: u32,
-    pub pid: u32,
-    pub home: String,
-    pub started_at: String,
-    pub running_jobs: u64,
-    /// Warm interpreters that functions are forked from.
-    #[serde(default)]
-    pub zygotes: Vec<Zygote>,
-}
-
-/// A warm interpreter.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Zygote {
-    /// Hash of its environment.
-    pub environment: String,
-    /// What it has imported.
-    pub modules: Vec<String>,
-    /// `starting`, `ready`, or why there is none.
-    pub state: String,
-    /// Private memory, its waiting children's included.
-    pub bytes: u64,
-    /// Children that wait for a call.
-    pub waiting: u64,
-    /// Functions that were forked from it so far.
-    pub forks: u64,
 }
