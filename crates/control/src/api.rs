@@ -22,7 +22,7 @@ mod maintenance;
 mod sealed;
 mod tables;
 
-pub use bytes::{Bytes, Copied};
+pub use bytes::{Bytes, COPY_REASONS, Copied};
 pub use caller::{Actor, Variables};
 pub use daemon::{Daemon, Zygote};
 pub use diff::{ColumnDiff, ColumnSide, Diff, TableDiff, TableSide};
