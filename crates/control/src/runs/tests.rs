@@ -69,7 +69,7 @@ fn written(location: &str) -> WrittenTable {
 fn a_run_lands_as_one_commit() {
     let lab = Lab::new();
     let (session, job, at) = (lab.session(), lab.job(), lab.head("main"));
-    let attempt = Attempt { session: &session, run: &lab.run, job: &job };
+    let attempt = Attempt { session: &session, run: &lab.run, secrets: Secrets::default(), job: &job };
     let planned = planned(&session, &lab.run, None, &at).unwrap();
     attempt.publish(&planned, &at, &[]).unwrap();
     assert_eq!(lab.head("main").hash, at.hash, "nothing was written, so there is no commit");
@@ -84,7 +84,7 @@ fn a_run_lands_as_one_commit() {
 fn a_run_that_loses_leaves_its_tables_to_look_at_and_nothing_to_merge() {
     let lab = Lab::new();
     let (session, job, at) = (lab.session(), lab.job(), lab.head("main"));
-    let attempt = Attempt { session: &session, run: &lab.run, job: &job };
+    let attempt = Attempt { session: &session, run: &lab.run, secrets: Secrets::default(), job: &job };
     let planned = planned(&session, &lab.run, None, &at).unwrap();
     let temporary = Temporary::create(&session, job.id(), &at).unwrap();
     // Another run of the same project was first.
@@ -114,7 +114,7 @@ fn a_run_that_loses_leaves_its_tables_to_look_at_and_nothing_to_merge() {
 fn a_branch_is_marked_even_if_its_tables_cannot_be_kept() {
     let lab = Lab::new();
     let (session, job, at) = (lab.session(), lab.job(), lab.head("main"));
-    let attempt = Attempt { session: &session, run: &lab.run, job: &job };
+    let attempt = Attempt { session: &session, run: &lab.run, secrets: Secrets::default(), job: &job };
     let planned = planned(&session, &lab.run, None, &at).unwrap();
     let temporary = Temporary::create(&session, job.id(), &at).unwrap();
     // Somebody wrote to the branch of a run under way; its tables would be in conflict with theirs.
