@@ -80,6 +80,7 @@ _BY_AREA: dict[str, type[exc.ForebayError]] = {
     "RUN": exc.ForebayJobError,
     "CTL": exc.RequestError,
     "CLI": exc.BadRequestError,
+    "RST": exc.RequestError,
 }
 
 
