@@ -136,7 +136,7 @@ mod tests {
         assert_eq!(
             text,
             "COMMIT        TIME  AUTHOR  CHANGE    ROWS  ADDED  DELETED  MESSAGE\n\
-             abababababab  then  ann     deleted            2           Run p\n\
+             abababababab  then  ann     deleted             2           Run p\n\
              abababababab  then  ann     append   1,234      2           Run p"
         );
     }
