@@ -202,9 +202,10 @@ impl Environments {
     /// What can wait until a new environment is in use, in a thread of its own: its byte code, and making room.
     fn tend(&self, environment: &Environment, built: build::Built) {
         let (folder, store, bytes_max) = (self.folder.clone(), self.store.clone(), self.bytes_max());
-        // The lease in it keeps it from being removed meanwhile.
         let environment = environment.clone();
         let work = move || {
+            // All of it: the lease in it keeps it from being removed meanwhile.
+            let environment = &environment;
             let build::Built { layers, rubble } = built;
             drop(rubble);
             bytecode::compile(&environment.python, &environment.folder, &layers, None);

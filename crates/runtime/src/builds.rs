@@ -100,10 +100,7 @@ impl Confinement for Builds {
         });
         let status = match started.ending() {
             Some(Ending::Ended { status, .. }) => status,
-            Some(Ending::Refused(refusal)) => {
-                let error = io::Error::from_raw_os_error(refusal.errno);
-                return Err(Unconfined::System(io::Error::new(error.kind(), format!("could not {}: {error}", refusal.what))));
-            }
+            Some(Ending::Refused(refusal)) => return Err(Unconfined::System(refusal.cause())),
             // Its first process was killed: for memory, or because it was given up.
             None => 9,
         };

@@ -142,7 +142,9 @@ mod tests {
         let count = Arc::new(AtomicUsize::new(0));
         let hook = || {
             let count = Arc::clone(&count);
-            move || drop(count.fetch_add(1, Ordering::SeqCst))
+            move || {
+                count.fetch_add(1, Ordering::SeqCst);
+            }
         };
         token.on_cancel(hook());
         token.cancel();

@@ -395,9 +395,7 @@ impl FunctionProcess {
         let (node, last_lines) = (self.node.clone(), Vec::from(self.last_lines.clone()));
         let status = match ending {
             Some(Ending::Refused(refusal)) if refusal.feature.is_some() => return Failure::sandbox(node, refusal),
-            Some(Ending::Refused(refusal)) => {
-                return self.start_failure(io::Error::from_raw_os_error(refusal.errno));
-            }
+            Some(Ending::Refused(refusal)) => return self.start_failure(refusal.cause()),
             Some(Ending::Ended { status, .. }) => ExitStatus::from_raw(status),
             // Its first process was killed, from outside or for memory.
             None => ExitStatus::from_raw(9),

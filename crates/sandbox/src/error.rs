@@ -23,7 +23,7 @@ impl Error {
     #[must_use]
     pub fn cause(&self) -> io::Error {
         match self {
-            Self::Refused(refusal) => io::Error::from_raw_os_error(refusal.errno),
+            Self::Refused(refusal) => refusal.cause(),
             Self::Launcher(error) | Self::Zygote(error) => {
                 error.raw_os_error().map_or_else(|| io::Error::other(error.to_string()), io::Error::from_raw_os_error)
             }

@@ -1,8 +1,8 @@
 //! Limits of a whole function, by the kernel's control groups: version 2 where it is ours to use, else version 1, else none.
 //!
 //! ```text
-//! <own group of the supervisor>/forebay-<process>/       all functions of a supervisor
-//!                                                /f<n>   one function: memory, processes
+//! <own group of the supervisor>/forebay-<process>-<n>/       all functions of a supervisor
+//!                                                    /f<n>   one function: memory, processes
 //! ```
 //!
 //! Memory counts where it is first touched, and stays counted while a descriptor of it is open; what a function leaves behind
@@ -56,7 +56,8 @@ impl Groups {
     pub fn open(memory_bytes_max: Option<u64>) -> Result<Self, String> {
         let read = |path: &str| fs::read_to_string(path).map_err(|error| format!("`{path}`: {error}"));
         let (mounts, own) = (read("/proc/self/mountinfo")?, read("/proc/self/cgroup")?);
-        let name = format!("forebay-{}", std::process::id());
+        static OPENED: AtomicU64 = AtomicU64::new(0);
+        let name = format!("forebay-{}-{}", std::process::id(), OPENED.fetch_add(1, Ordering::Relaxed));
         if let Some(place) = place(&mounts, &own, None) {
             let controllers = fs::read_to_string(place.folder.join("cgroup.controllers")).unwrap_or_default();
             if controllers.split_ascii_whitespace().any(|controller| controller == "memory") {

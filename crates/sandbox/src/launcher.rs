@@ -135,8 +135,9 @@ impl Launcher {
             }
             None => {
                 let supervisor = i32::try_from(std::process::id()).map_err(io::Error::other)?;
-                match sys::clone(0)? {
-                    Some((_, pidfd)) => Process::Forked(pidfd),
+                // Not `sys::clone`: other threads of this process may hold locks of libc's, which its fork takes care of.
+                match sys::fork()? {
+                    Some(process) => Process::Forked(sys::pidfd(process)?),
                     None => {
                         // A fork has copies of everything that was open then; they would keep what others wait for open.
                         let own = socket_number(&theirs);

@@ -6,6 +6,7 @@
 //! supervisor ◀── Ending, one line, through `told` ───────────── first process
 //! ```
 
+use std::io;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -75,6 +76,15 @@ pub struct Refusal {
     pub what: String,
     /// Number of the error.
     pub errno: i32,
+}
+
+impl Refusal {
+    /// The system's word, and what it was about.
+    #[must_use]
+    pub fn cause(&self) -> io::Error {
+        let error = io::Error::from_raw_os_error(self.errno);
+        io::Error::new(error.kind(), format!("could not {}: {error}", self.what))
+    }
 }
 
 /// How a function ended.

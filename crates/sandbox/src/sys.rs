@@ -67,7 +67,7 @@ pub fn clone(flags: c_int) -> Result<Option<(i32, OwnedFd)>> {
 
 /// Forks. `None` in the child. Only for a process with one thread, or for one that knows what it does.
 pub fn fork() -> Result<Option<i32>> {
-    // SAFETY: the caller's process has one thread, so no lock is held by another.
+    // SAFETY: the caller's process has one thread, or is a test, whose child then uses locks of libc's only, which are free.
     let child = unsafe { libc::fork() };
     done(child).map(|()| (child != 0).then_some(child))
 }

@@ -202,11 +202,6 @@ impl Worker {
             offline: options.offline,
             ..forebay_envs::Options::default()
         })?;
-        let sandbox = Arc::new(Sandbox::new(if options.forked_launcher {
-            Launcher::forked()
-        } else {
-            Launcher::new(Path::new(THIS_PROGRAM))
-        }));
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
         Ok(Self {
             parallelism: options.parallelism.unwrap_or(processors).max(1),

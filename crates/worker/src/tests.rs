@@ -105,7 +105,7 @@ fn an_import_that_does_not_answer_is_an_error() {
         storage: crate::Storage::default(),
     };
     let error = Worker::new(options).unwrap().import(&import, &|_| {}, &CancelToken::default()).unwrap_err();
-    assert_eq!(error.report.code.0, "RUN0010");
+    assert_eq!(error.report.code.0, "RUN0010", "{error:?}");
 }
 
 /// A table written by a function with these segment identities, over what it was given.
