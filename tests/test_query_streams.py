@@ -71,6 +71,73 @@ def test_an_order_is_kept_when_it_spills(texts: Lab) -> None:
     assert got == [f"{n:0100}" for n in range(ROWS)]
 
 
+#: What is asked of two tables of 46 MB and 60 MB with 12 MiB, and how many rows that gives.
+JOINS = {
+    "inner": ("SELECT a.n, b.n AS m, a.s, b.s AS t FROM texts a JOIN more b ON a.s = b.s", ROWS),
+    "left": ("SELECT a.n, b.n AS m, a.s, b.t FROM texts a LEFT JOIN more b ON a.n = b.n + 50000", ROWS),
+    "right": ("SELECT a.n, b.n AS m, b.s, b.t FROM texts a RIGHT JOIN more b ON a.s = b.s", ROWS + 100_000),
+    "full": ("SELECT a.n, b.n AS m, a.s, b.s AS t FROM texts a FULL JOIN more b ON a.n = b.n + 100000", 2 * ROWS + 100_000 - 300_000),
+    "semi": ("SELECT b.n, b.s FROM more b WHERE b.s IN (SELECT s FROM texts)", ROWS),
+    "anti": ("SELECT b.n, b.s FROM more b WHERE NOT EXISTS (SELECT s FROM texts a WHERE a.s = b.s)", 100_000),
+    "not in": ("SELECT b.n, b.s FROM more b WHERE b.s NOT IN (SELECT s FROM texts)", 100_000),
+    "twice": ("SELECT a.n, a.s, b.t, c.s AS u FROM texts a JOIN more b ON a.s = b.s JOIN texts c ON c.n = b.n ORDER BY u", ROWS),
+}
+
+
+@pytest.fixture
+def more(texts: Lab) -> Lab:
+    """A second table, in another order."""
+    count = ROWS + 100_000
+    numbers = [n * 7919 % count for n in range(count)]
+    table = pa.table({"n": numbers, "s": [f"{n:0100}" for n in numbers], "t": [f"other {n}" for n in numbers]})
+    texts.load("more", table)
+    return texts
+
+
+def most_memory(lab: Lab, started: Any) -> int:
+    """Kilobytes that the process of a query has had at most, as far as it was seen."""
+    most = 0
+    while started.popen.poll() is None:
+        for process in lab.functions():
+            try:
+                status = Path(f"/proc/{process}/status").read_text()
+            except OSError:
+                continue
+            most = max([most, *(int(line.split()[1]) for line in status.splitlines() if line.startswith("RssAnon:"))])
+        os.sched_yield()
+    return most
+
+
+@pytest.mark.parametrize("kind", JOINS)
+def test_joins_larger_than_memory(more: Lab, kind: str) -> None:
+    select, rows = JOINS[kind]
+    path, small = more.folder / "out.parquet", more.folder / "small.parquet"
+    more.forebay("query", select, "--to", path).ok()
+    started = more.start("query", select, "--memory", "12MiB", "--to", small)
+    most = most_memory(more, started)
+    started.wait().ok()
+    tables = [pa.parquet.read_table(one) for one in (path, small)]
+    assert tables[0].num_rows == rows
+    keys = [(name, "ascending") for name in tables[0].column_names]
+    assert tables[0].sort_by(keys).equals(tables[1].sort_by(keys))
+    assert spilled(more) == []
+    # Pages that are decoded, batches on their way and the engine itself come on top of the 12 MiB.
+    assert most < 120_000, f"{most} kB"
+
+
+def test_ctrl_c_ends_a_join_on_disk(more: Lab) -> None:
+    path = more.folder / "out.csv"
+    # Every text meets every other.
+    sql = "SELECT a.s, b.s AS t FROM texts a JOIN more b ON a.n % 2 = b.n % 2"
+    started = more.start("query", sql, "--memory", "12MiB", "--to", path)
+    until(lambda: any(part.stat().st_size for part in more.folder.glob("*.part")))
+    assert any(files for _, _, files in os.walk(more.home / "state/spill"))
+    started.interrupt()
+    assert started.wait().code != 0
+    assert spilled(more) == [] and not path.exists()
+    assert no_function_is_left(more)
+
+
 def test_no_room_to_spill(texts: Lab) -> None:
     (texts.home / "config.toml").write_text('[query]\nmemory = "8MiB"\nspill = "1MiB"\n')
     failed = texts.forebay("query", "SELECT n, s FROM texts ORDER BY s", "--to", texts.folder / "x.csv").failed(3)

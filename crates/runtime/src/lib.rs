@@ -17,6 +17,7 @@ pub mod executor;
 mod import;
 pub mod limits;
 mod lines;
+mod parted;
 mod process;
 mod python;
 mod query;

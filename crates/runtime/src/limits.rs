@@ -127,6 +127,31 @@ pub const PIECE_BATCHES_MAX: usize = 16;
 /// Memory that a sort keeps back for merging what it has spilled, per partition, in bytes; less where the limit is low.
 pub const SORT_RESERVED_BYTES: usize = 10 << 20;
 
+/// Files into which a side of a join is cut that does not fit into memory.
+pub const JOIN_PARTS: usize = 32;
+
+/// How often rows are cut, before it is taken for certain that they have one key.
+pub const JOIN_CUTS_MAX: u64 = 4;
+
+/// Bytes of rows that are gathered before they are written to the files of a cut side; more where there is memory, since batches of
+/// a file are a part of it.
+pub const PART_GATHERED_BYTES_MIN: usize = 1 << 20;
+
+/// The most of them.
+pub const PART_GATHERED_BYTES_MAX: usize = 32 << 20;
+
+/// Buffer before such a file, in bytes.
+pub const PART_WRITE_BYTES: usize = 16 << 10;
+
+/// Batches that are read ahead of one.
+pub const PART_BATCHES_MAX: usize = 2;
+
+/// Batches between the task of a join and those who take its rows.
+pub const JOINED_BATCHES_MAX: usize = 2;
+
+/// Of the memory of a query whose joins may be larger: what they share, in percent. The rest is for sorts and aggregates.
+pub const JOIN_MEMORY_PERCENT: usize = 50;
+
 /// Operators that are named when memory runs out.
 pub const MEMORY_CONSUMERS_TOLD: std::num::NonZeroUsize = std::num::NonZeroUsize::new(3).expect("three is not zero");
 

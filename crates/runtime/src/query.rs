@@ -7,9 +7,9 @@
 //! ```
 //!
 //! # Memory
-//! Sorts, aggregates and repartitions spill. A hash join's build side does not, so it is planned only where the build side is
-//! expected to fit ([`joins`]); where that was wrong and nothing has left yet, the query runs again with sort-merge joins,
-//! which spill. What operators do not account for (pages being decoded, batches on their way) comes on top of the limit.
+//! Sorts and aggregates spill. A hash join's build side does not, so it is planned only where the build side is expected to fit
+//! ([`joins`]); where that was wrong and nothing has left yet, the query runs again with joins that go to disk ([`parted`]).
+//! What operators do not account for (pages being decoded, batches on their way) comes on top of the limit.
 //!
 //! # Order
 //! As in a SQL model, rows keep the order of the table where the query does not change it ([`order`]).
@@ -37,9 +37,10 @@ use forebay_sipc::call::QueryTable;
 use futures::StreamExt as _;
 
 use crate::limits::{
-    BATCH_ROWS, MEMORY_CONSUMERS_TOLD, PARTITION_ROWS_MIN, PIECE_BYTES_TARGET, PIECES_MAX, QUERY_BATCH_BYTES_TARGET,
-    QUERY_BATCH_ROWS, QUERY_MEMORY_BATCHES, SORT_RESERVED_BYTES,
+    BATCH_ROWS, JOIN_MEMORY_PERCENT, MEMORY_CONSUMERS_TOLD, PARTITION_ROWS_MIN, PIECE_BYTES_TARGET, PIECES_MAX,
+    QUERY_BATCH_BYTES_TARGET, QUERY_BATCH_ROWS, QUERY_MEMORY_BATCHES, SORT_RESERVED_BYTES,
 };
+use crate::parted::{self, Room};
 use crate::sql::Error;
 
 pub(crate) use sink::{Collect, Pipe, Sink};
@@ -64,12 +65,9 @@ pub(crate) struct Request<'a> {
 /// Runs the query and gives its rows to `sink`.
 pub(crate) async fn run(request: &Request<'_>, sink: &mut dyn Sink) -> Result<(), Error> {
     let tables = open(request.tables).await?;
-    let environment = environment(request)?;
-    let first = attempt(request, &tables, &environment, Joins::Hash, sink).await;
+    let first = attempt(request, &tables, Joins::Hash, sink).await;
     match first {
-        Err(error) if error.is_out_of_memory() && !sink.has_rows() => {
-            attempt(request, &tables, &environment, Joins::SortMerge, sink).await
-        }
+        Err(error) if error.is_out_of_memory() && !sink.has_rows() => attempt(request, &tables, Joins::Parted, sink).await,
         other => other,
     }
 }
@@ -77,8 +75,10 @@ pub(crate) async fn run(request: &Request<'_>, sink: &mut dyn Sink) -> Result<()
 /// How equal keys find each other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Joins {
+    /// One side in memory.
     Hash,
-    SortMerge,
+    /// The same while that fits, on disk where it does not.
+    Parted,
 }
 
 type Tables = Vec<(String, Arc<LakeTable>)>;
@@ -91,27 +91,30 @@ async fn open(tables: &[QueryTable]) -> Result<Tables, Error> {
     Ok(futures::future::try_join_all(open).await?)
 }
 
-fn environment(request: &Request<'_>) -> Result<Arc<RuntimeEnv>, Error> {
+fn environment(request: &Request<'_>, wanted: Joins) -> Result<Arc<RuntimeEnv>, Error> {
     let mode = match &request.spill_folder {
         Some(folder) => DiskManagerMode::Directories(vec![folder.clone()]),
         None => DiskManagerMode::Disabled,
     };
     let disk = DiskManagerBuilder::default().with_mode(mode).with_max_temp_directory_size(request.spill_bytes_max);
-    let pool = TrackConsumersPool::new(pool::SharedPool::new(request.memory_bytes), MEMORY_CONSUMERS_TOLD);
+    let bytes = match wanted {
+        Joins::Hash => request.memory_bytes,
+        Joins::Parted => request.memory_bytes - join_bytes(request),
+    };
+    let pool = TrackConsumersPool::new(pool::SharedPool::new(bytes), MEMORY_CONSUMERS_TOLD);
     let builder = RuntimeEnvBuilder::new().with_memory_pool(Arc::new(pool)).with_disk_manager_builder(disk);
     Ok(builder.build_arc()?)
 }
 
-async fn attempt(
-    request: &Request<'_>,
-    tables: &Tables,
-    environment: &Arc<RuntimeEnv>,
-    wanted: Joins,
-    sink: &mut dyn Sink,
-) -> Result<(), Error> {
-    let mut planned = plan(request, tables, environment, wanted).await?;
+/// What parted joins share, of the query's memory.
+fn join_bytes(request: &Request<'_>) -> usize {
+    request.memory_bytes / 100 * JOIN_MEMORY_PERCENT
+}
+
+async fn attempt(request: &Request<'_>, tables: &Tables, wanted: Joins, sink: &mut dyn Sink) -> Result<(), Error> {
+    let mut planned = plan(request, tables, wanted).await?;
     if wanted == Joins::Hash && joins::exceed(&planned.plan, request.memory_bytes) {
-        planned = plan(request, tables, environment, Joins::SortMerge).await?;
+        planned = plan(request, tables, Joins::Parted).await?;
     }
     let schema = planned.plan.schema();
     crate::sql::check_names(&schema)?;
@@ -131,8 +134,8 @@ struct Planned {
     task: Arc<datafusion::execution::TaskContext>,
 }
 
-async fn plan(request: &Request<'_>, tables: &Tables, environment: &Arc<RuntimeEnv>, wanted: Joins) -> Result<Planned, Error> {
-    let context = sql::session_context_within(sql::session_config(), Arc::clone(environment));
+async fn plan(request: &Request<'_>, tables: &Tables, wanted: Joins) -> Result<Planned, Error> {
+    let context = sql::session_context_within(sql::session_config(), environment(request, wanted)?);
     for (name, table) in tables {
         sql::register(&context, name, Arc::clone(table) as _)?;
     }
@@ -140,14 +143,18 @@ async fn plan(request: &Request<'_>, tables: &Tables, environment: &Arc<RuntimeE
     let only_select = SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false);
     let (mut state, logical) = context.sql_with_options(request.sql, only_select).await?.into_parts();
     let in_order = order::keeps(&logical);
-    *state.config_mut() = config(state.config().clone(), request, tables, wanted, in_order);
+    *state.config_mut() = config(state.config().clone(), request, tables, in_order);
+    if wanted == Joins::Parted {
+        *state.config_mut() = parted::config(state.config().clone());
+        state = parted::state(state, &Arc::new(Room::new(join_bytes(request))));
+    }
     let plan = state.create_physical_plan(&logical).await?;
     let plan = if in_order { order::in_order(plan, request.threads)? } else { plan };
     Ok(Planned { plan, task: state.task_ctx() })
 }
 
 /// Settings for this query over these tables.
-fn config(config: SessionConfig, request: &Request<'_>, tables: &Tables, wanted: Joins, in_order: bool) -> SessionConfig {
+fn config(config: SessionConfig, request: &Request<'_>, tables: &Tables, in_order: bool) -> SessionConfig {
     let most = |number: fn(&LakeTable) -> u64| tables.iter().map(|(_, table)| number(table)).max().unwrap_or(0);
     let rows = usize::try_from(most(LakeTable::rows)).unwrap_or(usize::MAX);
     let pieces = usize::try_from(most(LakeTable::file_bytes) / PIECE_BYTES_TARGET).unwrap_or(PIECES_MAX);
@@ -156,21 +163,17 @@ fn config(config: SessionConfig, request: &Request<'_>, tables: &Tables, wanted:
         true => pieces.clamp(request.threads, PIECES_MAX.max(request.threads)),
         false => request.threads,
     };
-    // The planner merges joins by sorting only where it may have several partitions.
-    let least = if wanted == Joins::SortMerge { 2 } else { 1 };
-    let partitions = (rows / PARTITION_ROWS_MIN).clamp(least, partitions.max(least));
+    let partitions = (rows / PARTITION_ROWS_MIN).clamp(1, partitions);
     let batch_rows = if in_order { BATCH_ROWS } else { QUERY_BATCH_ROWS };
     let row_bytes = tables.iter().map(|(_, table)| row_bytes(table)).max().unwrap_or(1).max(1);
     // An operator that merges what it has spilled holds several batches of each file, so little memory means small batches.
     let batch_bytes = QUERY_BATCH_BYTES_TARGET.min(request.memory_bytes / QUERY_MEMORY_BATCHES);
     let batch_rows = (batch_bytes / row_bytes).clamp(1, batch_rows);
-    let mut config = config
+    config
         .with_target_partitions(partitions)
         .with_batch_size(batch_rows)
         .with_round_robin_repartition(!in_order)
-        .with_sort_spill_reservation_bytes(SORT_RESERVED_BYTES.min(request.memory_bytes / (16 * partitions)));
-    config.options_mut().optimizer.prefer_hash_join = wanted == Joins::Hash;
-    config
+        .with_sort_spill_reservation_bytes(SORT_RESERVED_BYTES.min(request.memory_bytes / (16 * partitions)))
 }
 
 /// Bytes of a row in memory, roughly and rather too many.

@@ -25,6 +25,7 @@ use datafusion::datasource::MemTable;
 use datafusion::error::DataFusionError;
 use datafusion::execution::TaskContext;
 use datafusion::execution::context::SQLOptions;
+use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::physical_plan::collect_partitioned;
 use datafusion::prelude::SessionConfig;
 use forebay_plan::sql;
@@ -180,7 +181,8 @@ pub async fn run(query: &str, inputs: Vec<(String, Rows)>, strings: Strings, thr
     let planned = if strings == Strings::Views { joins::by_reference(planned)? } else { planned };
     let schema = planned.schema();
     check_names(&schema)?;
-    let task = task(&context.task_ctx(), config.with_batch_size(plan.batch_rows));
+    // Filters have their number of rows from the plan, everything else asks for it when it runs.
+    let task = task(&context.task_ctx(), config.with_batch_size(plan.batch_rows), context.runtime_env());
     let batches: Vec<RecordBatch> = collect_partitioned(planned, task).await?.into_iter().flatten().collect();
     Ok(layout::result(schema, batches, strings).map_err(DataFusionError::from)?)
 }
@@ -210,9 +212,8 @@ pub(crate) fn plain_batches(batch: RecordBatch, schema: &SchemaRef) -> Result<Ve
     layout::within_offsets(batch).into_iter().map(|batch| layout::plain_batch(&batch, schema)).collect()
 }
 
-/// A context to execute in with other settings than those that were planned with: filters have their number of rows from the
-/// plan, everything else asks for it when it runs.
-fn task(planned: &TaskContext, config: SessionConfig) -> Arc<TaskContext> {
+/// A context to execute in with other settings than those that were planned with.
+pub(crate) fn task(planned: &TaskContext, config: SessionConfig, environment: Arc<RuntimeEnv>) -> Arc<TaskContext> {
     Arc::new(TaskContext::new(
         planned.task_id(),
         planned.session_id(),
@@ -221,7 +222,7 @@ fn task(planned: &TaskContext, config: SessionConfig) -> Arc<TaskContext> {
         planned.higher_order_functions().clone(),
         planned.aggregate_functions().clone(),
         planned.window_functions().clone(),
-        planned.runtime_env(),
+        environment,
     ))
 }
 

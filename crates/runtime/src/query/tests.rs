@@ -102,6 +102,30 @@ fn what_is_larger_than_memory_spills_and_leaves_nothing() {
     }
 }
 
+/// Both sides are several times larger than the memory: 40 MiB of texts each.
+#[test]
+fn joins_of_what_is_larger_than_memory_spill_and_leave_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let spill = folder.path().join("spill");
+    std::fs::create_dir(&spill).unwrap();
+    let tables = [table(folder.path(), "a", 0..300_000), table(folder.path(), "b", 100_000..500_000)];
+    let little = Bounds { memory_bytes: 8 * MEBIBYTE, spill_bytes_max: 1 << 34 };
+    for (join, rows, first) in [
+        ("a JOIN b ON a.s = b.s", 200_000, 100_000),
+        ("a LEFT JOIN b ON a.s = b.s AND b.k > 500", 300_000, 0),
+        ("a RIGHT JOIN b ON a.s = b.s", 400_000, 100_000),
+        ("a FULL JOIN b ON a.s = b.s", 500_000, 0),
+        ("(SELECT * FROM a WHERE s IN (SELECT s FROM b)) a JOIN b ON a.s = b.s", 200_000, 100_000),
+        ("a LEFT JOIN b ON a.s = b.s WHERE b.n IS NULL", 100_000, 0),
+    ] {
+        let sql = format!("SELECT coalesce(a.n, b.n) AS n, concat(a.s, b.s) AS s FROM {join}");
+        let mut got = numbers(&query(&sql, &tables, &little, Some(&spill)).unwrap(), 0);
+        got.sort_unstable();
+        assert!(got == (first..first + rows).collect::<Vec<_>>(), "{join}: {} rows", got.len());
+        assert_eq!(std::fs::read_dir(&spill).unwrap().count(), 0, "{join}");
+    }
+}
+
 #[test]
 fn no_memory_and_no_disk_are_told_apart() {
     let folder = tempfile::tempdir().unwrap();
