@@ -262,6 +262,7 @@ impl Attempt<'_> {
             sandbox: self.session.service.sandbox()?,
             storage: self.session.worker_storage(),
             secrets: self.secrets.clone(),
+            bounds: self.session.service.query_bounds()?,
         };
         Ok(execute(self.session, self.job, &execution)?)
     }

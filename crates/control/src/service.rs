@@ -201,6 +201,11 @@ impl Service {
         Ok(crate::config::Config::load(&self.home)?.sandbox())
     }
 
+    /// What queries and SQL models may use that name no limits of their own.
+    pub(crate) fn query_bounds(&self) -> Result<forebay_worker::Bounds, api::Error> {
+        Ok(crate::config::Config::load(&self.home)?.query(&self.home))
+    }
+
     /// What a metadata file says. Kept, since metadata files never change.
     pub(crate) fn table_info(&self, metadata_location: &str) -> Result<Arc<TableInfo>, api::Error> {
         let known = self.tables.lock().unwrap_or_else(PoisonError::into_inner).get(metadata_location).cloned();

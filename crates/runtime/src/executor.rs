@@ -14,7 +14,7 @@ use arrow::array::RecordBatch;
 use forebay_lake::{Mode, ScanRequest, StorageOptions, WriteRequest};
 use forebay_shm::arena::{self, Settings};
 use forebay_shm::{Channel, Frame, Inputs, die_with_parent, monotonic_ns};
-use forebay_sipc::call::{Call, CallInput, Preview, Reply, Times, Work};
+use forebay_sipc::call::{Call, CallInput, Memory, Preview, Reply, Times, Work};
 use forebay_sipc::{Excerpt, Limits, Message, converted_bytes, encode_columns};
 use forebay_types::{Coded, Fault, PartitionField, Report};
 
@@ -118,10 +118,10 @@ impl Function<'_> {
                 let scanned = forebay_lake::scan(request).await?;
                 self.table(Rows { schema: scanned.schema, batches: scanned.batches }, &inputs)
             }
-            Work::Sql { query, views } => {
+            Work::Sql { query, views, memory } => {
                 let tables = self.tables(&inputs)?;
                 let strings = if *views { Strings::Views } else { Strings::Plain };
-                self.table(sql::run(query, tables, strings, self.threads).await?, &inputs)
+                self.table(sql::run(query, tables, strings, &self.bounds(memory)).await?, &inputs)
             }
             Work::Query { .. } => self.query(&inputs).await,
             Work::Write { .. } => self.write(&inputs).await,
@@ -142,17 +142,10 @@ impl Function<'_> {
     }
 
     async fn query(&self, inputs: &Arc<Inputs>) -> Result<Outcome, Told> {
-        let Work::Query { query, tables, memory_bytes, spill_folder, spill_bytes_max, piped } = &self.call.work else {
+        let Work::Query { query, tables, memory, piped } = &self.call.work else {
             return Err(nonsense(&"not a query").into());
         };
-        let request = query::Request {
-            sql: query,
-            tables,
-            threads: self.threads,
-            memory_bytes: usize::try_from(*memory_bytes).unwrap_or(usize::MAX),
-            spill_folder: spill_folder.as_ref().map(PathBuf::from),
-            spill_bytes_max: *spill_bytes_max,
-        };
+        let request = query::Request { sql: query, tables, bounds: self.bounds(memory) };
         if !*piped {
             let mut rows = query::Collect::default();
             query::run(&request, &mut rows).await?;
@@ -162,6 +155,15 @@ impl Function<'_> {
         let mut pipe = query::Pipe::new(pipe.try_clone().map_err(|error| nonsense(&error))?);
         query::run(&request, &mut pipe).await?;
         Ok((Reply::Streamed { rows: pipe.finish().await? }, Frame::default()))
+    }
+
+    fn bounds(&self, memory: &Memory) -> sql::Bounds {
+        sql::Bounds {
+            threads: self.threads,
+            memory_bytes: usize::try_from(memory.bytes).unwrap_or(usize::MAX),
+            spill_folder: memory.spill_folder.as_ref().map(PathBuf::from),
+            spill_bytes_max: memory.spill_bytes_max,
+        }
     }
 
     /// The inputs, with the columns the call wants, as dictionaries where it wants them.

@@ -18,6 +18,7 @@ mod import;
 pub mod limits;
 mod lines;
 mod parted;
+mod pool;
 mod process;
 mod python;
 mod query;

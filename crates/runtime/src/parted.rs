@@ -44,6 +44,8 @@ use datafusion::prelude::SessionConfig;
 
 use crate::limits::JOINED_BATCHES_MAX;
 
+pub(crate) use part::compact;
+
 /// The planner's rule before which joins are replaced: distributions are settled then, and orders are not.
 const BEFORE: &str = "EnforceSorting";
 

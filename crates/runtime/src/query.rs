@@ -16,19 +16,14 @@
 
 mod joins;
 mod order;
-mod pool;
 mod sink;
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, SchemaRef};
 use datafusion::catalog::TableProvider as _;
 use datafusion::error::DataFusionError;
-use datafusion::execution::context::SQLOptions;
-use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
-use datafusion::execution::memory_pool::TrackConsumersPool;
-use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
+use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use datafusion::prelude::SessionConfig;
 use forebay_lake::LakeTable;
@@ -36,12 +31,10 @@ use forebay_plan::sql;
 use forebay_sipc::call::QueryTable;
 use futures::StreamExt as _;
 
-use crate::limits::{
-    BATCH_ROWS, JOIN_MEMORY_PERCENT, MEMORY_CONSUMERS_TOLD, PARTITION_ROWS_MIN, PIECE_BYTES_TARGET, PIECES_MAX,
-    QUERY_BATCH_BYTES_TARGET, QUERY_BATCH_ROWS, QUERY_MEMORY_BATCHES, SORT_RESERVED_BYTES,
-};
+use crate::limits::{BATCH_ROWS, PARTITION_ROWS_MIN, PIECE_BYTES_TARGET, PIECES_MAX, QUERY_BATCH_ROWS};
 use crate::parted::{self, Room};
-use crate::sql::Error;
+use crate::pool::SharedPool;
+use crate::sql::{Bounds, Error, only_select};
 
 pub(crate) use sink::{Collect, Pipe, Sink};
 
@@ -52,14 +45,8 @@ pub(crate) struct Request<'a> {
     pub sql: &'a str,
     /// The tables in it.
     pub tables: &'a [QueryTable],
-    /// Threads at most.
-    pub threads: usize,
-    /// Memory of its operators, in bytes.
-    pub memory_bytes: usize,
-    /// The folder for what does not fit; it exists. `None`: nothing may be spilled.
-    pub spill_folder: Option<PathBuf>,
-    /// Bytes in that folder, at most.
-    pub spill_bytes_max: u64,
+    /// What its operators may use.
+    pub bounds: Bounds,
 }
 
 /// Runs the query and gives its rows to `sink`.
@@ -92,28 +79,15 @@ async fn open(tables: &[QueryTable]) -> Result<Tables, Error> {
 }
 
 fn environment(request: &Request<'_>, wanted: Joins) -> Result<Arc<RuntimeEnv>, Error> {
-    let mode = match &request.spill_folder {
-        Some(folder) => DiskManagerMode::Directories(vec![folder.clone()]),
-        None => DiskManagerMode::Disabled,
-    };
-    let disk = DiskManagerBuilder::default().with_mode(mode).with_max_temp_directory_size(request.spill_bytes_max);
-    let bytes = match wanted {
-        Joins::Hash => request.memory_bytes,
-        Joins::Parted => request.memory_bytes - join_bytes(request),
-    };
-    let pool = TrackConsumersPool::new(pool::SharedPool::new(bytes), MEMORY_CONSUMERS_TOLD);
-    let builder = RuntimeEnvBuilder::new().with_memory_pool(Arc::new(pool)).with_disk_manager_builder(disk);
-    Ok(builder.build_arc()?)
-}
-
-/// What parted joins share, of the query's memory.
-fn join_bytes(request: &Request<'_>) -> usize {
-    request.memory_bytes / 100 * JOIN_MEMORY_PERCENT
+    request.bounds.environment(match wanted {
+        Joins::Hash => SharedPool::new(request.bounds.memory_bytes),
+        Joins::Parted => request.bounds.pool_beside_joins(),
+    })
 }
 
 async fn attempt(request: &Request<'_>, tables: &Tables, wanted: Joins, sink: &mut dyn Sink) -> Result<(), Error> {
     let mut planned = plan(request, tables, wanted).await?;
-    if wanted == Joins::Hash && joins::exceed(&planned.plan, request.memory_bytes) {
+    if wanted == Joins::Hash && joins::exceed(&planned.plan, request.bounds.memory_bytes) {
         planned = plan(request, tables, Joins::Parted).await?;
     }
     let schema = planned.plan.schema();
@@ -139,17 +113,15 @@ async fn plan(request: &Request<'_>, tables: &Tables, wanted: Joins) -> Result<P
     for (name, table) in tables {
         sql::register(&context, name, Arc::clone(table) as _)?;
     }
-    // A query is one SELECT: nothing in it may change anything.
-    let only_select = SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false);
-    let (mut state, logical) = context.sql_with_options(request.sql, only_select).await?.into_parts();
+    let (mut state, logical) = context.sql_with_options(request.sql, only_select()).await?.into_parts();
     let in_order = order::keeps(&logical);
     *state.config_mut() = config(state.config().clone(), request, tables, in_order);
     if wanted == Joins::Parted {
         *state.config_mut() = parted::config(state.config().clone());
-        state = parted::state(state, &Arc::new(Room::new(join_bytes(request))));
+        state = parted::state(state, &Arc::new(Room::new(request.bounds.join_bytes())));
     }
     let plan = state.create_physical_plan(&logical).await?;
-    let plan = if in_order { order::in_order(plan, request.threads)? } else { plan };
+    let plan = if in_order { order::in_order(plan, request.bounds.threads)? } else { plan };
     Ok(Planned { plan, task: state.task_ctx() })
 }
 
@@ -160,20 +132,18 @@ fn config(config: SessionConfig, request: &Request<'_>, tables: &Tables, in_orde
     let pieces = usize::try_from(most(LakeTable::file_bytes) / PIECE_BYTES_TARGET).unwrap_or(PIECES_MAX);
     let partitions = match in_order {
         // More than threads: pieces are read ahead whole, so that the first ones can leave while the next are read.
-        true => pieces.clamp(request.threads, PIECES_MAX.max(request.threads)),
-        false => request.threads,
+        true => pieces.clamp(request.bounds.threads, PIECES_MAX.max(request.bounds.threads)),
+        false => request.bounds.threads,
     };
     let partitions = (rows / PARTITION_ROWS_MIN).clamp(1, partitions);
     let batch_rows = if in_order { BATCH_ROWS } else { QUERY_BATCH_ROWS };
     let row_bytes = tables.iter().map(|(_, table)| row_bytes(table)).max().unwrap_or(1).max(1);
-    // An operator that merges what it has spilled holds several batches of each file, so little memory means small batches.
-    let batch_bytes = QUERY_BATCH_BYTES_TARGET.min(request.memory_bytes / QUERY_MEMORY_BATCHES);
-    let batch_rows = (batch_bytes / row_bytes).clamp(1, batch_rows);
+    let batch_rows = batch_rows.min(request.bounds.batch_rows(row_bytes));
     config
         .with_target_partitions(partitions)
         .with_batch_size(batch_rows)
         .with_round_robin_repartition(!in_order)
-        .with_sort_spill_reservation_bytes(SORT_RESERVED_BYTES.min(request.memory_bytes / (16 * partitions)))
+        .with_sort_spill_reservation_bytes(request.bounds.sort_reserved_bytes(partitions))
 }
 
 /// Bytes of a row in memory, roughly and rather too many.
@@ -192,13 +162,6 @@ fn width(kind: &DataType) -> usize {
 /// The schema as it leaves: strings and binaries plain.
 fn leaving(schema: &SchemaRef) -> SchemaRef {
     crate::sql::plain_schema(schema)
-}
-
-impl Error {
-    /// Whether operators wanted more memory than there is.
-    fn is_out_of_memory(&self) -> bool {
-        matches!(self, Self::Query(error) if crate::sql::kind(error) == crate::sql::Kind::Memory)
-    }
 }
 
 impl From<std::io::Error> for Error {

@@ -12,11 +12,18 @@
 //! - a filter aims low ([`Plan::filter_rows`]): only one that leaves few rows of a batch copies, and keeps little memory;
 //! - everything else aims high, at the rows inputs come in, which is what results should come in as well;
 //! - joins do not redistribute rows by hash, which would make small batches of every batch, and carry views as numbers ([`joins`]).
+//!
+//! # Memory
+//! Inputs are in shared memory as a whole, and so will be the result; what is bounded is what operators hold in between. Where sorts
+//! or joins are expected to hold more than that, or did, the query runs in another way ([`spilled`]): over small copies of the
+//! inputs, which can be accounted for, with operators that go to disk, as `forebay query` does it. Groups spill in both.
 
 mod joins;
 mod layout;
+mod spilled;
 
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
@@ -25,13 +32,19 @@ use datafusion::datasource::MemTable;
 use datafusion::error::DataFusionError;
 use datafusion::execution::TaskContext;
 use datafusion::execution::context::SQLOptions;
-use datafusion::execution::runtime_env::RuntimeEnv;
+use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
+use datafusion::execution::memory_pool::TrackConsumersPool;
+use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::physical_plan::collect_partitioned;
 use datafusion::prelude::SessionConfig;
 use forebay_plan::sql;
 use forebay_types::{Coded, Fault, Report};
 
-use crate::limits::{BATCH_BYTES_TARGET, BATCH_ROWS, FILTER_PART, PARTITION_ROWS_MIN};
+use crate::limits::{
+    BATCH_BYTES_TARGET, BATCH_ROWS, FILTER_PART, JOIN_MEMORY_PERCENT, MEMORY_CONSUMERS_TOLD, PARTITION_ROWS_MIN,
+    QUERY_BATCH_BYTES_TARGET, QUERY_MEMORY_BATCHES, SORT_RESERVED_BYTES,
+};
+use crate::pool::SharedPool;
 
 /// A query that did not deliver.
 #[derive(Debug, thiserror::Error)]
@@ -45,6 +58,13 @@ pub enum Error {
     /// A table could not be opened.
     #[error(transparent)]
     Lake(#[from] forebay_lake::Error),
+}
+
+impl Error {
+    /// Whether operators wanted more memory than there is.
+    pub(crate) fn is_out_of_memory(&self) -> bool {
+        matches!(self, Self::Query(error) if kind(error) == Kind::Memory)
+    }
 }
 
 /// What kind of failure an error of the engine is.
@@ -154,9 +174,66 @@ pub struct Rows {
     pub batches: Vec<RecordBatch>,
 }
 
-/// Runs `query` over `inputs`, on at most `threads` threads.
-pub async fn run(query: &str, inputs: Vec<(String, Rows)>, strings: Strings, threads: usize) -> Result<Rows, Error> {
-    let plan = Plan::of(&inputs, threads);
+/// What the operators of a query may use.
+#[derive(Debug, Clone)]
+pub struct Bounds {
+    /// Threads at most.
+    pub threads: usize,
+    /// Memory, in bytes.
+    pub memory_bytes: usize,
+    /// A folder for what does not fit; it exists. `None`: nothing may be spilled.
+    pub spill_folder: Option<PathBuf>,
+    /// Bytes in that folder, at most.
+    pub spill_bytes_max: u64,
+}
+
+impl Bounds {
+    /// An environment in which operators have `pool`.
+    pub(crate) fn environment(&self, pool: SharedPool) -> Result<Arc<RuntimeEnv>, Error> {
+        let mode = match &self.spill_folder {
+            Some(folder) => DiskManagerMode::Directories(vec![folder.clone()]),
+            None => DiskManagerMode::Disabled,
+        };
+        let disk = DiskManagerBuilder::default().with_mode(mode).with_max_temp_directory_size(self.spill_bytes_max);
+        let pool = Arc::new(TrackConsumersPool::new(pool, MEMORY_CONSUMERS_TOLD));
+        Ok(RuntimeEnvBuilder::new().with_memory_pool(pool).with_disk_manager_builder(disk).build_arc()?)
+    }
+
+    /// What parted joins share, of the memory.
+    pub(crate) fn join_bytes(&self) -> usize {
+        self.memory_bytes / 100 * JOIN_MEMORY_PERCENT
+    }
+
+    /// Rows of a batch, where rows have so many bytes. An operator that merges what it has spilled holds several batches of each
+    /// file, so little memory means small batches.
+    pub(crate) fn batch_rows(&self, row_bytes: usize) -> usize {
+        (QUERY_BATCH_BYTES_TARGET.min(self.memory_bytes / QUERY_MEMORY_BATCHES) / row_bytes.max(1)).max(1)
+    }
+
+    /// Bytes that each of the sorts of `partitions` keeps back for merging what it has spilled.
+    pub(crate) fn sort_reserved_bytes(&self, partitions: usize) -> usize {
+        SORT_RESERVED_BYTES.min(self.memory_bytes / (16 * partitions.max(1)))
+    }
+
+    /// The pool of the other operators, beside parted joins.
+    pub(crate) fn pool_beside_joins(&self) -> SharedPool {
+        SharedPool::new(self.memory_bytes - self.join_bytes())
+    }
+}
+
+/// Runs `query` over `inputs`.
+pub async fn run(query: &str, inputs: Vec<(String, Rows)>, strings: Strings, bounds: &Bounds) -> Result<Rows, Error> {
+    match by_reference(query, &inputs, strings, bounds).await {
+        Ok(Some(rows)) => Ok(rows),
+        Ok(None) => spilled::run(query, inputs, strings, bounds).await,
+        Err(error) if error.is_out_of_memory() => spilled::run(query, inputs, strings, bounds).await,
+        Err(error) => Err(error),
+    }
+}
+
+/// Runs it over the inputs where they are; `None`: that is expected to take more memory than there is.
+async fn by_reference(query: &str, inputs: &[(String, Rows)], strings: Strings, bounds: &Bounds) -> Result<Option<Rows>, Error> {
+    let plan = Plan::of(inputs, bounds.threads);
     let mut config = sql::session_config()
         .with_target_partitions(plan.partitions)
         .with_round_robin_repartition(false)
@@ -166,25 +243,33 @@ pub async fn run(query: &str, inputs: Vec<(String, Rows)>, strings: Strings, thr
         config.options_mut().optimizer.hash_join_single_partition_threshold = usize::MAX;
         config.options_mut().optimizer.hash_join_single_partition_threshold_rows = usize::MAX;
     }
-    let context = sql::session_context(config.clone());
+    // Sorts and joins take the inputs' buffers for their own, again for each batch that refers to them.
+    let environment = bounds.environment(SharedPool::of_groups(bounds.memory_bytes))?;
+    let context = sql::session_context_within(config.clone(), environment);
     for (name, table) in inputs {
-        let parts = plan.cut(&table);
+        let parts = plan.cut(table);
         let (schema, parts) = match strings {
-            Strings::Plain => (table.schema, parts),
+            Strings::Plain => (Arc::clone(&table.schema), parts),
             Strings::Views => layout::with_views(&table.schema, parts).map_err(DataFusionError::from)?,
         };
-        sql::register(&context, &name, Arc::new(MemTable::try_new(schema, parts)?))?;
+        sql::register(&context, name, Arc::new(MemTable::try_new(schema, parts)?))?;
     }
-    // A model is one SELECT: nothing in it may change anything.
-    let only_select = SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false);
-    let planned = context.sql_with_options(query, only_select).await?.create_physical_plan().await?;
+    let planned = context.sql_with_options(query, only_select()).await?.create_physical_plan().await?;
+    if spilled::holds_rows(&planned) && spilled::held_bytes(inputs, strings) > bounds.memory_bytes {
+        return Ok(None);
+    }
     let planned = if strings == Strings::Views { joins::by_reference(planned)? } else { planned };
     let schema = planned.schema();
     check_names(&schema)?;
     // Filters have their number of rows from the plan, everything else asks for it when it runs.
     let task = task(&context.task_ctx(), config.with_batch_size(plan.batch_rows), context.runtime_env());
     let batches: Vec<RecordBatch> = collect_partitioned(planned, task).await?.into_iter().flatten().collect();
-    Ok(layout::result(schema, batches, strings).map_err(DataFusionError::from)?)
+    Ok(Some(layout::result(schema, batches, strings).map_err(DataFusionError::from)?))
+}
+
+/// A model is one SELECT, and so is a query: nothing in it may change anything.
+pub(crate) fn only_select() -> SQLOptions {
+    SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false)
 }
 
 /// A table needs names for its columns, one each.

@@ -99,6 +99,17 @@ pub enum Preview {
     Tail,
 }
 
+/// What the operators of a query may use.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Memory {
+    /// Memory, in bytes.
+    pub bytes: u64,
+    /// An empty folder for what does not fit; `None`: nothing may be spilled.
+    pub spill_folder: Option<String>,
+    /// Bytes in that folder, at most.
+    pub spill_bytes_max: u64,
+}
+
 /// The kinds of function; the wire twin of `plan::physical::Work`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "lowercase")]
@@ -127,6 +138,8 @@ pub enum Work {
         /// Whether strings leave as views.
         #[serde(default)]
         views: bool,
+        /// What its operators may use.
+        memory: Memory,
     },
     /// Run one SELECT over tables of the lake, which it reads itself. Takes no inputs. Rows leave through the pipe whose
     /// descriptor comes after those of the segments, as an Arrow IPC stream, answered by [`Reply::Streamed`]; without one as a
@@ -136,12 +149,8 @@ pub enum Work {
         query: String,
         /// The tables in it.
         tables: Vec<QueryTable>,
-        /// Memory of its operators, in bytes.
-        memory_bytes: u64,
-        /// An empty folder for what does not fit; `None`: nothing may be spilled.
-        spill_folder: Option<String>,
-        /// Bytes in that folder, at most.
-        spill_bytes_max: u64,
+        /// What its operators may use.
+        memory: Memory,
         /// Whether there is a pipe.
         piped: bool,
     },

@@ -8,13 +8,15 @@ use forebay_sipc::call;
 
 use crate::{Compact, Execution, Import, Query, Storage};
 
-/// For a node of a plan.
-pub fn node(node: &Node, execution: &Execution) -> Access {
+/// For a node of a plan, which may spill into `spill` if it is a SQL model.
+pub fn node(node: &Node, execution: &Execution, spill: Option<&Path>) -> Access {
     let tables = path(&execution.tables_root);
     if locations(node, execution).any(is_remote) {
         return remote(local(node, execution, None), &execution.storage);
     }
-    local(node, execution, Some(tables))
+    let write = spill.filter(|_| matches!(node.work, Work::Sql(_))).map(Path::to_owned);
+    let access = local(node, execution, Some(tables));
+    Access { write: access.write.into_iter().chain(write).collect(), ..access }
 }
 
 /// Where a node of ours reads and writes tables.

@@ -19,6 +19,8 @@ pub struct Context<'a> {
     pub strict: bool,
     /// Values of secret parameters.
     pub secrets: &'a Secrets,
+    /// What the operators of a SQL model may use.
+    pub memory: call::Memory,
 }
 
 /// The work of a node, for the wire.
@@ -32,7 +34,7 @@ pub fn work(node: &Node, context: &Context<'_>) -> call::Work {
             dictionary: scan.dictionary.clone(),
             views: scan.views,
         },
-        Work::Sql(sql) => call::Work::Sql { query: sql.query.clone(), views: sql.views },
+        Work::Sql(sql) => call::Work::Sql { query: sql.query.clone(), views: sql.views, memory: context.memory.clone() },
         Work::Python(python) => python_work(python, context),
         Work::Write(write) => write_work(write, context),
     }

@@ -115,6 +115,8 @@ pub struct Execution {
     pub storage: Storage,
     /// Values of the plan's secret parameters.
     pub secrets: Secrets,
+    /// What the operators of a SQL model may use that declares no memory, and where they spill.
+    pub bounds: Bounds,
 }
 
 /// Files to append to a table.

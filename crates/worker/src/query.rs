@@ -10,7 +10,7 @@ use std::sync::Arc;
 use forebay_runtime::{
     Answer, CancelToken, Failure, FunctionProcess, Launch, ProcessLimits, SPILL_BYTES_MAX, query_memory_bytes,
 };
-use forebay_sipc::call::{Call, QueryTable, Reply, Work};
+use forebay_sipc::call::{Call, Memory, QueryTable, Reply, Work};
 
 use crate::event::{KeptTable, NodeError, WorkerEvent};
 use crate::run::{node_error, wrong_answer};
@@ -39,7 +39,7 @@ pub struct Query {
     pub storage: Storage,
 }
 
-/// What a query may use.
+/// What a query may use, or a SQL model of a run.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Bounds {
     /// Memory of its operators, in bytes; `None`: half of the machine's.
@@ -50,6 +50,17 @@ pub struct Bounds {
     pub spill_bytes_max: Option<u64>,
     /// Threads; `None`: one per processor.
     pub threads: Option<usize>,
+}
+
+impl Bounds {
+    /// For a process; `bytes` where no limit is named.
+    pub(crate) fn memory(&self, bytes: u64, spill_folder: Option<&Path>) -> Memory {
+        Memory {
+            bytes: self.memory_bytes.unwrap_or(bytes),
+            spill_folder: spill_folder.and_then(Path::to_str).map(str::to_owned),
+            spill_bytes_max: self.spill_bytes_max.unwrap_or(SPILL_BYTES_MAX),
+        }
+    }
 }
 
 /// How a query was answered.
@@ -84,9 +95,7 @@ impl Worker {
             work: Work::Query {
                 query: query.sql.clone(),
                 tables: query.tables.clone(),
-                memory_bytes: query.bounds.memory_bytes.unwrap_or_else(query_memory_bytes),
-                spill_folder: spill.0.to_str().map(str::to_owned),
-                spill_bytes_max: query.bounds.spill_bytes_max.unwrap_or(SPILL_BYTES_MAX),
+                memory: query.bounds.memory(query_memory_bytes(), Some(&spill.0)),
                 piped: query.pipe.is_some(),
             },
             output_segment: first_id,
@@ -141,10 +150,10 @@ fn table(answer: Answer, first_id: u64) -> Result<KeptTable, NodeError> {
 
 /// A folder that nobody else may look into, removed with everything in it when it is dropped.
 #[derive(Debug)]
-struct Folder(PathBuf);
+pub(crate) struct Folder(pub PathBuf);
 
 impl Folder {
-    fn make(parent: &Path) -> io::Result<Self> {
+    pub fn make(parent: &Path) -> io::Result<Self> {
         let path = parent.join(uuid::Uuid::now_v7().simple().to_string());
         DirBuilder::new().recursive(true).mode(0o700).create(&path)?;
         Ok(Self(path))

@@ -6,19 +6,21 @@
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{Builder, Scope};
 use std::time::{Duration, Instant};
 
 use forebay_plan::physical::{Node, NodeId, Work};
-use forebay_runtime::{Answer, CancelToken, Failure, FunctionProcess, Launch, Program, monotonic_ns};
+use forebay_runtime::{Answer, CancelToken, Failure, FunctionProcess, Launch, Program, monotonic_ns, query_memory_bytes};
 use forebay_sched::{Action, Event, Limits, Scheduler, Task, TaskId};
-use forebay_sipc::call::{Bytes, Call, Copied, Reply};
+use forebay_sipc::call::{Bytes, Call, Copied, Memory, Reply};
 use forebay_types::{Coded, Fault, Report};
 
 use crate::event::{KeptTable, NodeError, NodeOutcome, NodeStatus, Outcome, RunStatus, WorkerEvent, WrittenTable};
 use crate::gate::{self, Gate, Ready};
+use crate::query::Folder;
 use crate::store::{Segment, Table, distinct};
 use crate::{Error, Execution, Worker, access, call, process_limits};
 
@@ -61,6 +63,8 @@ struct Run<'run> {
     /// Processes that were started and wait for their call.
     parked: HashMap<NodeId, Sender<Job>>,
     running: HashMap<NodeId, Running>,
+    /// Where SQL models that run spill.
+    spills: HashMap<NodeId, Folder>,
     tables: Vec<Option<Arc<Table>>>,
     nodes: Vec<Option<NodeOutcome>>,
     written: Vec<WrittenTable>,
@@ -96,6 +100,7 @@ pub fn execute(worker: &Worker, execution: &Execution, events: &(dyn Fn(WorkerEv
         ready: gates.iter().map(|_| None).collect(),
         parked: HashMap::new(),
         running: HashMap::new(),
+        spills: HashMap::new(),
         tables: vec![None; count],
         nodes: vec![None; count],
         written: Vec::new(),
@@ -198,9 +203,10 @@ impl<'run> Run<'run> {
         let (jobs, inbox) = channel::<Job>();
         let (worker, execution, events, cancel) = (self.worker, self.execution, self.events, self.cancel);
         let sender = self.messages.clone();
+        let spill = self.spill(id);
         let work = move || {
             let limits = process_limits(&node.resources);
-            let access = access::node(node, execution);
+            let access = access::node(node, execution, spill.as_deref());
             let launch = Launch {
                 node: &node.name,
                 program: &program,
@@ -228,6 +234,29 @@ impl<'run> Run<'run> {
         Ok(())
     }
 
+    /// A folder for what a SQL model spills. Where none can be made it has to do with its memory, as most do.
+    fn spill(&mut self, id: NodeId) -> Option<PathBuf> {
+        if !matches!(self.execution.plan.nodes[id].work, Work::Sql(_)) {
+            return None;
+        }
+        let folder = Folder::make(&self.execution.bounds.spill_folder).ok()?;
+        let path = folder.0.clone();
+        self.spills.insert(id, folder);
+        Some(path)
+    }
+
+    /// What the operators of a SQL model may use: half of the memory that it declares, as its table needs some, too; else what is
+    /// configured, or a share of what queries have.
+    fn memory(&self, id: NodeId) -> Memory {
+        let spill = self.spills.get(&id).map(|folder| folder.0.as_path());
+        let share = query_memory_bytes() / self.worker.parallelism.max(1) as u64;
+        let memory = self.execution.bounds.memory(share, spill);
+        match self.execution.plan.nodes[id].resources.memory_bytes {
+            Some(bytes) => Memory { bytes: bytes / 2, ..memory },
+            None => memory,
+        }
+    }
+
     fn start<'scope>(&mut self, id: NodeId, scope: &'scope Scope<'scope, 'run>) {
         let execution = self.execution;
         let node = &execution.plan.nodes[id];
@@ -246,6 +275,7 @@ impl<'run> Run<'run> {
             tables_root: &execution.tables_root,
             strict: execution.strict,
             secrets: &execution.secrets,
+            memory: self.memory(id),
         };
         let is_shown = matches!(node.work, Work::Python(_) | Work::Sql(_)) && !node.name.contains(':');
         let call = Call {
@@ -297,6 +327,7 @@ impl<'run> Run<'run> {
     /// Takes the end of a process in. Whether the run goes on as planned.
     fn ended(&mut self, id: NodeId, result: Result<Answer, Failure>) -> bool {
         let running = self.running.remove(&id).expect("only running nodes end");
+        self.spills.remove(&id);
         let mut measured = Measured { seconds: Some(running.since.elapsed().as_secs_f64()), ..Measured::default() };
         let delivered = result.map_err(|failure| (failure.is_cancelled(), node_error(&failure)));
         let delivered =

@@ -40,6 +40,7 @@ fn run(executor: &str, nodes: Vec<Node>, cancel: &CancelToken) -> (Outcome, Vec<
         sandbox: SandboxSettings::default(),
         storage: crate::Storage::default(),
         secrets: Secrets::default(),
+        bounds: Bounds { spill_folder: folder.path().join("spill"), ..Bounds::default() },
     };
     let seen = Mutex::new(Vec::new());
     let events = |event| {

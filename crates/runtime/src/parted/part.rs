@@ -69,7 +69,7 @@ const KEPT_BYTES_MAX: usize = 4096;
 
 /// The batch with the strings of its views copied together where they keep much more memory than they use: a few rows of a batch
 /// would otherwise hold all of it, and be charged for it.
-pub(super) fn compact(batch: RecordBatch) -> Result<RecordBatch> {
+pub(crate) fn compact(batch: RecordBatch) -> Result<RecordBatch> {
     let is_wide = |column: &ArrayRef| viewed(column).is_some_and(|all| all.kept_bytes > 2 * all.used_bytes + KEPT_BYTES_MAX);
     if !batch.columns().iter().any(is_wide) {
         return Ok(batch);

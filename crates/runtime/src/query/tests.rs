@@ -55,10 +55,12 @@ fn query(sql: &str, tables: &[QueryTable], bounds: &Bounds, spill: Option<&Path>
     let request = Request {
         sql,
         tables,
-        threads: 2,
-        memory_bytes: bounds.memory_bytes,
-        spill_folder: spill.map(Path::to_owned),
-        spill_bytes_max: bounds.spill_bytes_max,
+        bounds: crate::sql::Bounds {
+            threads: 2,
+            memory_bytes: bounds.memory_bytes,
+            spill_folder: spill.map(Path::to_owned),
+            spill_bytes_max: bounds.spill_bytes_max,
+        },
     };
     let mut rows = Collect::default();
     runtime().block_on(run(&request, &mut rows))?;

@@ -15,8 +15,17 @@ fn numbers(batches: &[std::ops::Range<i64>]) -> Rows {
     Rows { batches: batches.iter().map(batch).collect(), schema }
 }
 
+fn plenty() -> Bounds {
+    Bounds { threads: 2, memory_bytes: 1 << 30, spill_folder: None, spill_bytes_max: 0 }
+}
+
 fn query(query: &str, inputs: Vec<(String, Rows)>) -> Result<Rows, Error> {
-    tokio::runtime::Builder::new_multi_thread().worker_threads(2).build().unwrap().block_on(run(query, inputs, Strings::Plain, 2))
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).build().unwrap().block_on(run(
+        query,
+        inputs,
+        Strings::Plain,
+        &plenty(),
+    ))
 }
 
 #[test]
@@ -57,7 +66,7 @@ fn joins_give_the_same_with_views() {
     let sorted = |strings: Strings, sql: &str| {
         let inputs = vec![("l".to_owned(), table(1)), ("r".to_owned(), table(2))];
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).build().unwrap();
-        let rows = runtime.block_on(run(sql, inputs, strings, 2)).unwrap();
+        let rows = runtime.block_on(run(sql, inputs, strings, &plenty())).unwrap();
         let schema = layout::result(rows.schema, rows.batches, Strings::Plain).unwrap();
         let mut lines = Vec::new();
         for batch in &schema.batches {
@@ -115,4 +124,58 @@ fn failures_are_told() {
     assert!(report.causes[0].contains("row number"), "{report}");
     assert_eq!(query("SELECT 1/0 AS x", vec![]).unwrap_err().report().code.0, "RUN0017");
     assert_eq!(query("CREATE TABLE x AS SELECT 1", vec![]).unwrap_err().report().code.0, "RUN0017");
+}
+
+/// A table of 200,000 rows and 20 MiB, whose batches are slices of one.
+fn texts(step: i64) -> Rows {
+    let schema = Arc::new(Schema::new(vec![Field::new("n", DataType::Int64, true), Field::new("s", DataType::Utf8, true)]));
+    let numbers = 0..200_000_i64;
+    let strings: StringArray = numbers.clone().map(|n| Some(format!("{:080}", n * step % 200_000))).collect();
+    let whole =
+        RecordBatch::try_new(Arc::clone(&schema), vec![Arc::new(Int64Array::from_iter_values(numbers)), Arc::new(strings)]);
+    let whole = whole.unwrap();
+    Rows { batches: (0..20).map(|part| whole.slice(part * 10_000, 10_000)).collect(), schema }
+}
+
+/// With a quarter of the inputs' memory the results are the same, whether strings are to leave plain or as views.
+#[test]
+fn what_is_larger_than_memory_goes_to_disk() {
+    let folder = tempfile::tempdir().unwrap();
+    let little =
+        Bounds { memory_bytes: 10 << 20, spill_folder: Some(folder.path().to_owned()), spill_bytes_max: 1 << 32, ..plenty() };
+    let numbers = |rows: &Rows| -> Vec<i64> {
+        rows.batches.iter().flat_map(|batch| batch.column(0).as_primitive::<Int64Type>().values().to_vec()).collect()
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    for (sql, ordered) in [
+        ("SELECT n, s FROM a ORDER BY s DESC", true),
+        ("SELECT min(n) AS n, s FROM a GROUP BY s", false),
+        ("SELECT b.n, a.s FROM a JOIN b ON a.s = b.s", false),
+        ("SELECT a.n, b.s FROM a LEFT JOIN b ON a.s = b.s AND b.n % 3 = 0", false),
+        ("SELECT coalesce(a.n, b.n) AS n FROM a FULL JOIN b ON a.n = b.n + 100000", false),
+        ("SELECT n, row_number() OVER (ORDER BY s) AS r FROM a", false),
+    ] {
+        for strings in [Strings::Plain, Strings::Views] {
+            let inputs = || vec![("a".to_owned(), texts(7919)), ("b".to_owned(), texts(1))];
+            let wanted = runtime.block_on(run(sql, inputs(), strings, &plenty())).unwrap();
+            assert!(held(&inputs(), strings) > 10 << 20);
+            let got = runtime.block_on(run(sql, inputs(), strings, &little)).unwrap();
+            assert_eq!(wanted.schema, got.schema, "{sql}");
+            let (mut wanted, mut got) = (numbers(&wanted), numbers(&got));
+            if !ordered {
+                wanted.sort_unstable();
+                got.sort_unstable();
+            }
+            assert!(wanted == got, "{sql}, {strings:?}: {} rows, not {}", got.len(), wanted.len());
+            assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "{sql}");
+        }
+    }
+    let nowhere = Bounds { spill_folder: None, ..little };
+    let inputs = vec![("a".to_owned(), texts(1))];
+    let failed = runtime.block_on(run("SELECT n, s FROM a ORDER BY s DESC", inputs, Strings::Plain, &nowhere)).unwrap_err();
+    assert_eq!(failed.report().code.0, "RUN0042");
+}
+
+fn held(inputs: &[(String, Rows)], strings: Strings) -> usize {
+    spilled::held_bytes(inputs, strings)
 }

@@ -1,4 +1,4 @@
-//! The memory of a query, so that sorts which run at the same time leave each other room.
+//! The memory of a query or a SQL model, so that sorts which run at the same time leave each other room.
 //!
 //! A sort that merges what it has spilled takes all memory it can get, to read as many files at once as possible, and gives none of
 //! it back before its last row. A join by sorting has several such merges at a time, and sorts that have yet to begin. So a merge
@@ -22,10 +22,15 @@ const SHARES_MAX: usize = 16;
 /// What batches on their way between partitions are accounted for.
 const PASSING: &str = "RepartitionExec";
 
+/// What groups call themselves.
+const GROUPS: &str = "GroupedHashAggregateStream";
+
 /// A fair pool in which all merges together get half.
 #[derive(Debug)]
-pub(super) struct SharedPool {
+pub(crate) struct SharedPool {
     fair: FairSpillPool,
+    /// Nothing but groups counts.
+    groups_only: bool,
     bytes: usize,
     merges: AtomicUsize,
     /// Bytes between partitions, beside those of the fair pool.
@@ -34,7 +39,19 @@ pub(super) struct SharedPool {
 
 impl SharedPool {
     pub fn new(bytes: usize) -> Self {
-        Self { fair: FairSpillPool::new(bytes), bytes, merges: AtomicUsize::new(0), passing: AtomicUsize::new(0) }
+        let (merges, passing) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        Self { fair: FairSpillPool::new(bytes), groups_only: false, bytes, merges, passing }
+    }
+
+    /// For operators over tables in shared memory, whose buffers would be counted as theirs, once for each batch: nothing is
+    /// counted but groups, which copy what they keep.
+    pub fn of_groups(bytes: usize) -> Self {
+        Self { groups_only: true, ..Self::new(bytes) }
+    }
+
+    fn passes(&self, consumer: &MemoryConsumer) -> bool {
+        let name = consumer.name();
+        name.starts_with(PASSING) || self.groups_only && !name.starts_with(GROUPS)
     }
 
     fn share(&self) -> usize {
@@ -44,10 +61,6 @@ impl SharedPool {
 
 fn is_merge(consumer: &MemoryConsumer) -> bool {
     consumer.name().starts_with(MERGE)
-}
-
-fn passes(consumer: &MemoryConsumer) -> bool {
-    consumer.name().starts_with(PASSING)
 }
 
 impl fmt::Display for SharedPool {
@@ -65,7 +78,7 @@ impl MemoryPool for SharedPool {
         if is_merge(consumer) {
             self.merges.fetch_add(1, Ordering::Relaxed);
         }
-        if !passes(consumer) {
+        if !self.passes(consumer) {
             self.fair.register(consumer);
         }
     }
@@ -74,13 +87,13 @@ impl MemoryPool for SharedPool {
         if is_merge(consumer) {
             self.merges.fetch_sub(1, Ordering::Relaxed);
         }
-        if !passes(consumer) {
+        if !self.passes(consumer) {
             self.fair.unregister(consumer);
         }
     }
 
     fn grow(&self, reservation: &MemoryReservation, additional: usize) {
-        if passes(reservation.consumer()) {
+        if self.passes(reservation.consumer()) {
             self.passing.fetch_add(additional, Ordering::Relaxed);
         } else {
             self.fair.grow(reservation, additional);
@@ -88,7 +101,7 @@ impl MemoryPool for SharedPool {
     }
 
     fn shrink(&self, reservation: &MemoryReservation, shrink: usize) {
-        if passes(reservation.consumer()) {
+        if self.passes(reservation.consumer()) {
             self.passing.fetch_sub(shrink, Ordering::Relaxed);
         } else {
             self.fair.shrink(reservation, shrink);
@@ -96,7 +109,7 @@ impl MemoryPool for SharedPool {
     }
 
     fn try_grow(&self, reservation: &MemoryReservation, additional: usize) -> Result<(), DataFusionError> {
-        if passes(reservation.consumer()) {
+        if self.passes(reservation.consumer()) {
             self.grow(reservation, additional);
             return Ok(());
         }
