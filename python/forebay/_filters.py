@@ -45,6 +45,13 @@ _RESERVED = frozenset(
     "GROUP HAVING ILIKE IN INNER INSERT INTERSECT INTO IS JOIN LEFT LIKE LIMIT NATURAL NOT NULL OFFSET ON OR ORDER "
     "OUTER RIGHT SELECT SET THEN UNION UPDATE USING VALUES WHEN WHERE WINDOW WITH".split()
 )
+# What looks at more than one row.
+_AGGREGATES = frozenset(
+    "ANY_VALUE APPROX_DISTINCT APPROX_MEDIAN APPROX_PERCENTILE_CONT ARRAY_AGG AVG BIT_AND BIT_OR BIT_XOR BOOL_AND BOOL_OR CORR "
+    "COUNT COVAR COVAR_POP COVAR_SAMP CUME_DIST DENSE_RANK FIRST_VALUE GROUPING LAG LAST_VALUE LEAD MAX MEAN MEDIAN MIN "
+    "NTH_VALUE NTILE PERCENTILE_CONT PERCENT_RANK RANK ROW_NUMBER STDDEV STDDEV_POP STDDEV_SAMP STRING_AGG SUM VAR VAR_POP "
+    "VAR_SAMP VARIANCE".split()
+)
 _TYPED_LITERALS = frozenset(("DATE", "TIME", "TIMESTAMP", "INTERVAL"))
 
 
@@ -95,6 +102,8 @@ def boolean_expression(text: str) -> str:
     Raises:
         BadRequestError: (a `ValueError`) if it is not one boolean expression; says where.
     """
+    if isinstance(text, str) and "\0" in text:
+        raise _refused("the filter holds a NUL")
     if not isinstance(text, str) or not text.strip():
         raise _refused("the filter is empty: leave `filters` out to read all rows")
     return _Parser(text).whole()
@@ -229,6 +238,8 @@ class _Parser:
         if word in _TYPED_LITERALS and self.kind(1) == "text":
             self.take()
             return f"{word} {self.take()}", False
+        if called and word in _AGGREGATES:
+            self.fail("an aggregate cannot be in it:")
         if called and (word not in _RESERVED or word in ("LEFT", "RIGHT")):
             function = self.take()
             self.take()

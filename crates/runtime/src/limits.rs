@@ -150,7 +150,7 @@ pub const PART_BATCHES_MAX: usize = 2;
 pub const JOINED_BATCHES_MAX: usize = 2;
 
 /// Of the memory of a query whose joins may be larger: what they share, in percent. The rest is for sorts and aggregates.
-pub const JOIN_MEMORY_PERCENT: usize = 50;
+pub const JOIN_MEMORY_PERCENT: usize = 33;
 
 /// Operators that are named when memory runs out.
 pub const MEMORY_CONSUMERS_TOLD: std::num::NonZeroUsize = std::num::NonZeroUsize::new(3).expect("three is not zero");

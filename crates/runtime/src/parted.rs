@@ -66,6 +66,11 @@ impl Room {
         Self { owned_bytes: bytes / 2, shared, joins: AtomicUsize::new(0) }
     }
 
+    /// Whether there is a join in the plan that was made with it.
+    pub fn is_used(&self) -> bool {
+        self.joins.load(Ordering::Relaxed) > 0
+    }
+
     /// A place for one of `partitions` of one of the joins.
     fn place(&self, partitions: usize) -> Place {
         let places = self.joins.load(Ordering::Relaxed).max(1).saturating_mul(partitions.max(1));

@@ -23,7 +23,6 @@ use std::sync::Arc;
 use arrow::datatypes::{DataType, SchemaRef};
 use datafusion::catalog::TableProvider as _;
 use datafusion::error::DataFusionError;
-use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use datafusion::prelude::SessionConfig;
 use forebay_lake::LakeTable;
@@ -78,13 +77,6 @@ async fn open(tables: &[QueryTable]) -> Result<Tables, Error> {
     Ok(futures::future::try_join_all(open).await?)
 }
 
-fn environment(request: &Request<'_>, wanted: Joins) -> Result<Arc<RuntimeEnv>, Error> {
-    request.bounds.environment(match wanted {
-        Joins::Hash => SharedPool::new(request.bounds.memory_bytes),
-        Joins::Parted => request.bounds.pool_beside_joins(),
-    })
-}
-
 async fn attempt(request: &Request<'_>, tables: &Tables, wanted: Joins, sink: &mut dyn Sink) -> Result<(), Error> {
     let mut planned = plan(request, tables, wanted).await?;
     if wanted == Joins::Hash && joins::exceed(&planned.plan, request.bounds.memory_bytes) {
@@ -109,20 +101,23 @@ struct Planned {
 }
 
 async fn plan(request: &Request<'_>, tables: &Tables, wanted: Joins) -> Result<Planned, Error> {
-    let context = sql::session_context_within(sql::session_config(), environment(request, wanted)?);
+    let environment = request.bounds.environment(SharedPool::new(request.bounds.memory_bytes))?;
+    let context = sql::session_context_within(sql::session_config(), environment);
     for (name, table) in tables {
         sql::register(&context, name, Arc::clone(table) as _)?;
     }
     let (mut state, logical) = context.sql_with_options(request.sql, only_select()).await?.into_parts();
     let in_order = order::keeps(&logical);
     *state.config_mut() = config(state.config().clone(), request, tables, in_order);
+    let room = Arc::new(Room::new(request.bounds.join_bytes()));
     if wanted == Joins::Parted {
         *state.config_mut() = parted::config(state.config().clone());
-        state = parted::state(state, &Arc::new(Room::new(request.bounds.join_bytes())));
+        state = parted::state(state, &room);
     }
     let plan = state.create_physical_plan(&logical).await?;
     let plan = if in_order { order::in_order(plan, request.bounds.threads)? } else { plan };
-    Ok(Planned { plan, task: state.task_ctx() })
+    let task = state.task_ctx();
+    Ok(Planned { plan, task: if room.is_used() { request.bounds.beside(&room, &task)? } else { task } })
 }
 
 /// Settings for this query over these tables.

@@ -44,6 +44,7 @@ use crate::limits::{
     BATCH_BYTES_TARGET, BATCH_ROWS, FILTER_PART, JOIN_MEMORY_PERCENT, MEMORY_CONSUMERS_TOLD, PARTITION_ROWS_MIN,
     QUERY_BATCH_BYTES_TARGET, QUERY_MEMORY_BATCHES, SORT_RESERVED_BYTES,
 };
+use crate::parted::Room;
 use crate::pool::SharedPool;
 
 /// A query that did not deliver.
@@ -215,9 +216,11 @@ impl Bounds {
         SORT_RESERVED_BYTES.min(self.memory_bytes / (16 * partitions.max(1)))
     }
 
-    /// The pool of the other operators, beside parted joins.
-    pub(crate) fn pool_beside_joins(&self) -> SharedPool {
-        SharedPool::new(self.memory_bytes - self.join_bytes())
+    /// A context for a plan whose joins have `room`: the other operators have the rest of the memory.
+    pub(crate) fn beside(&self, room: &Room, planned: &TaskContext) -> Result<Arc<TaskContext>, Error> {
+        let joins = if room.is_used() { self.join_bytes() } else { 0 };
+        let environment = self.environment(SharedPool::new(self.memory_bytes - joins))?;
+        Ok(task(planned, planned.session_config().clone(), environment))
     }
 }
 

@@ -24,14 +24,14 @@ fn table(rows: i64, key: Keys) -> Arc<MemTable> {
     ];
     let schema = Arc::new(Schema::new(fields));
     let batch = |from: i64| {
-        let numbers = from..rows.min(from + 700);
+        let numbers = from..rows.min(from + 300);
         let texts = StringArray::from_iter(numbers.clone().map(|n| key(n).map(|k| format!("text number {k} of some length"))));
         let texts = arrow::compute::cast(&texts, &DataType::Utf8View).unwrap();
         let keys = Int64Array::from_iter(numbers.clone().map(key));
         let columns = vec![Arc::new(Int64Array::from_iter_values(numbers)) as _, Arc::new(keys) as _, texts];
         RecordBatch::try_new(Arc::clone(&schema), columns).unwrap()
     };
-    let batches: Vec<_> = (0..rows).step_by(700).map(batch).collect();
+    let batches: Vec<_> = (0..rows).step_by(300).map(batch).collect();
     let half = batches.len() / 2;
     let parts = vec![batches[..half].to_vec(), batches[half..].to_vec()];
     Arc::new(MemTable::try_new(schema, parts).unwrap())
@@ -138,15 +138,15 @@ fn queries() -> Vec<String> {
 #[test]
 fn parts_give_what_the_whole_gives() {
     let keys: [(i64, Keys); 2] = [
-        (2100, |n| (n % 11 != 0).then_some(n * 7919 % 1500)),
+        (1400, |n| (n % 11 != 0).then_some(n * 7919 % 1000)),
         // One key, among few others, and nulls.
-        (800, |n| (n % 13 != 0).then_some(if n % 3 == 0 { n } else { 5 })),
+        (400, |n| (n % 13 != 0).then_some(if n % 3 == 0 { n } else { 5 })),
     ];
     for (rows, key) in keys {
         let lab = lab(rows, key);
         for sql in queries() {
             let wanted = lab.rows(&sql, None);
-            for bytes in [1 << 30, 400_000, 20_000] {
+            for bytes in [1 << 30, 200_000, 20_000] {
                 let got = lab.rows(&sql, Some(bytes));
                 assert!(wanted == got, "{sql} in {bytes} bytes: {} rows, not {}", got.len(), wanted.len());
             }

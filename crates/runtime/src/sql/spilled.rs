@@ -20,6 +20,7 @@ use forebay_shm::view_type;
 use super::{Bounds, Error, Plan, Rows, Strings, check_names, layout, only_select};
 use crate::limits::QUERY_BATCH_ROWS;
 use crate::parted::{self, Room, compact};
+use crate::pool::SharedPool;
 
 /// Bytes of a view, or of what points at a value.
 const VIEW_BYTES: usize = 16;
@@ -65,7 +66,7 @@ pub(super) async fn run(query: &str, inputs: Vec<(String, Rows)>, strings: Strin
         .with_round_robin_repartition(false)
         .with_batch_size(batch_rows)
         .with_sort_spill_reservation_bytes(bounds.sort_reserved_bytes(cut.partitions));
-    let context = sql::session_context_within(parted::config(config), bounds.environment(bounds.pool_beside_joins())?);
+    let context = sql::session_context_within(parted::config(config), bounds.environment(SharedPool::new(bounds.memory_bytes))?);
     for (name, table) in inputs {
         let parts = cut.cut(&table).into_iter().map(|batches| {
             let copies = Copies { schema: Arc::clone(&table.schema), batches, batch_rows };
@@ -74,11 +75,12 @@ pub(super) async fn run(query: &str, inputs: Vec<(String, Rows)>, strings: Strin
         sql::register(&context, &name, Arc::new(StreamingTable::try_new(Arc::clone(&table.schema), parts.collect())?))?;
     }
     let (state, logical) = context.sql_with_options(query, only_select()).await?.into_parts();
-    let state = parted::state(state, &Arc::new(Room::new(bounds.join_bytes())));
+    let room = Arc::new(Room::new(bounds.join_bytes()));
+    let state = parted::state(state, &room);
     let planned = state.create_physical_plan(&logical).await?;
     let schema = planned.schema();
     check_names(&schema)?;
-    let batches = collect_partitioned(planned, state.task_ctx()).await?.into_iter().flatten().collect();
+    let batches = collect_partitioned(planned, bounds.beside(&room, &state.task_ctx())?).await?.into_iter().flatten().collect();
     Ok(layout::result(schema, batches, strings).map_err(DataFusionError::from)?)
 }
 
