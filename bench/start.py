@@ -15,6 +15,7 @@ other machines, other work.
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import statistics
@@ -161,11 +162,15 @@ def out():
 """
 
 
+#: Tells projects of `dispatch` apart.
+NUMBERS = itertools.count()
+
+
 def dispatch(lab: _lab.Lab, on_demand: bool) -> tuple[float, float]:
     """Milliseconds from the word that the function runs to the first instruction of its file, and to the first after `import pandas`.
     The word takes its time to get here, so on a busy machine a child that waits can seem to be there before it.
-    A function with a limit of its own is not one that waits, so it is forked on demand."""
-    limit = '\n@forebay.resources(memory="2GiB")' if on_demand else ""
+    Children wait for functions with the limits of the last run; one with another limit is forked on demand."""
+    limit = f'\n@forebay.resources(memory="{2048 + next(NUMBERS)}MiB")' if on_demand else ""
     text = PANDAS.format(python=_lab.PYTHON, limit=limit)
     folder = lab.project({"models.py": text}, "on-demand" if on_demand else "waiting")
     command = [_lab.FOREBAY, "run", "--dry-run", "-p", str(folder)]

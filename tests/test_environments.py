@@ -199,6 +199,33 @@ def test_two_pandas_on_two_pythons_in_one_run(lab: Lab) -> None:
     assert rows[0]["new_pandas"] == "2.2.3" and rows[0]["new_python"].startswith(f"{other}.")
 
 
+VERSIONS = """
+import sys
+import forebay
+import pyarrow as pa
+
+HERE = "%d.%d" % sys.version_info[:2]
+
+@forebay.model()
+@forebay.python("3.9")
+def first():
+    return pa.table({"version": [HERE]})
+
+@forebay.model(materialization_strategy="REPLACE")
+@forebay.python("NEWEST")
+def second(data=forebay.Model("first")):
+    return pa.table({"version": data["version"].to_pylist() + [HERE]})
+"""
+
+
+def test_the_oldest_and_the_newest_python_in_one_run(lab: Lab) -> None:
+    newest = max(pythons(), key=lambda version: int(version.split(".")[1]))
+    if "3.9" not in pythons() or newest == "3.9":
+        pytest.skip("skipped: Python 3.9 and another one are not here")
+    lab.run(lab.project({"models.py": VERSIONS.replace("NEWEST", newest)})).ok()
+    assert [row["version"] for row in lab.rows("SELECT version FROM second")] == ["3.9", newest]
+
+
 def test_a_known_environment_needs_no_uv(lab: Lab) -> None:
     project = lab.project({"models.py": TELL.format(decorator='@forebay.python(pip={"numpy": ""})')})
     first = lab.run(project).ok().json["environments"]
@@ -481,6 +508,8 @@ def test_environments_are_listed_and_collected_but_not_under_a_run(lab: Lab, ind
     """
     used = lab.project({"models.py": textwrap.dedent(text)}, "used")
     idle = lab.project({"models.py": TELL.format(decorator='@forebay.python(pip={"numpy": ""})')}, "idle")
+    # Byte code and all: a run would leave that to the background, which uses the environment as well.
+    lab.forebay("env", "build", "-p", idle).ok()
     lab.run(idle).ok()
     run = lab.start_run(used)
     gate.wait()
