@@ -199,33 +199,6 @@ def test_two_pandas_on_two_pythons_in_one_run(lab: Lab) -> None:
     assert rows[0]["new_pandas"] == "2.2.3" and rows[0]["new_python"].startswith(f"{other}.")
 
 
-VERSIONS = """
-import sys
-import forebay
-import pyarrow as pa
-
-HERE = "%d.%d" % sys.version_info[:2]
-
-@forebay.model()
-@forebay.python("3.9")
-def first():
-    return pa.table({"version": [HERE]})
-
-@forebay.model(materialization_strategy="REPLACE")
-@forebay.python("NEWEST")
-def second(data=forebay.Model("first")):
-    return pa.table({"version": data["version"].to_pylist() + [HERE]})
-"""
-
-
-def test_the_oldest_and_the_newest_python_in_one_run(lab: Lab) -> None:
-    newest = max(pythons(), key=lambda version: int(version.split(".")[1]))
-    if "3.9" not in pythons() or newest == "3.9":
-        pytest.skip("skipped: Python 3.9 and another one are not here")
-    lab.run(lab.project({"models.py": VERSIONS.replace("NEWEST", newest)})).ok()
-    assert [row["version"] for row in lab.rows("SELECT version FROM second")] == ["3.9", newest]
-
-
 def test_a_known_environment_needs_no_uv(lab: Lab) -> None:
     project = lab.project({"models.py": TELL.format(decorator='@forebay.python(pip={"numpy": ""})')})
     first = lab.run(project).ok().json["environments"]
@@ -429,27 +402,6 @@ def test_a_private_index_is_used_and_its_password_is_not_told(lab: Lab, kind: st
     assert not [text for text in everything if "s3cret-word" in text]
 
 
-def test_the_index_has_the_last_word_over_what_is_made_ahead(lab: Lab) -> None:
-    """While it is asked, what it said before is made; a newer version that it tells of is what is used."""
-    private(lab)
-    lab.environment["UV_CACHE_DIR"] = str(lab.folder / "uv-cache")
-    files = lab.folder / "files"
-    files.mkdir()
-    wheels.wheel(files, "fbt_one", {"fbt_one.py": "WORD = 1"})
-    wheels.wheel(files, "fbt_two", {"fbt_two.py": "WORD = 2"})
-    with wheels.Index(files, "ann", "s3cret-word") as port:
-        lab.environment["UV_INDEX"] = f"http://ann:s3cret-word@127.0.0.1:{port}/simple"
-        have = []
-        # All that is wanted is in uv's cache from the second on; at the last the index knows more than the cache.
-        for one in ("", ">=0.5", ">=0.6", ">=0.7"):
-            if one == ">=0.7":
-                wheels.wheel(files, "fbt_one", {"fbt_one.py": "WORD = 3"}, version="2.0")
-            packages = f'{{"numpy": "", "fbt_one": "{one}", "fbt_two": ""}}'
-            lab.run(lab.project({"models.py": TELL.format(decorator=f"@forebay.python(pip={packages})")})).ok()
-            have.append(told(lab)[1]["fbt_one"])
-    assert have == ["1.0", "1.0", "1.0", "2.0"]
-
-
 def test_two_builders_at_once_and_one_that_is_killed(lab: Lab, index: Path) -> None:
     modules = {f"slow/m{n}.py": f"x = {n}\n" for n in range(300)}
     wheels.wheel(index, "fbt_slow", {**modules, "slow/__init__.py": "for n in range(300): __import__(f'slow.m{n}')\n"})
@@ -508,8 +460,6 @@ def test_environments_are_listed_and_collected_but_not_under_a_run(lab: Lab, ind
     """
     used = lab.project({"models.py": textwrap.dedent(text)}, "used")
     idle = lab.project({"models.py": TELL.format(decorator='@forebay.python(pip={"numpy": ""})')}, "idle")
-    # Byte code and all: a run would leave that to the background, which uses the environment as well.
-    lab.forebay("env", "build", "-p", idle).ok()
     lab.run(idle).ok()
     run = lab.start_run(used)
     gate.wait()
