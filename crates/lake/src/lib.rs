@@ -69,6 +69,7 @@ pub use source::{
     sources,
 };
 pub use storage::{Failure, Repeat, StorageOptions, Trouble, check_storage, object_store, remote_location, use_storage};
+pub use strings::within_offsets;
 pub use table::{FieldInfo, SnapshotInfo, TableInfo, load};
 pub use type_names::{parse_type, stored_name};
 pub use write::{Mode, WriteRequest, Written, create, write};
