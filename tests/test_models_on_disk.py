@@ -42,7 +42,7 @@ def test_models_larger_than_memory(tables: Lab) -> None:
     wanted = results(tables)
     assert wanted["sort"]["s"].to_pylist() == [f"{n:0100}" for n in reversed(range(ROWS))]
     (tables.home / "config.toml").write_text('[query]\nmemory = "12MiB"\n')
-    tables.run(project, "--cache", "off").ok()
+    tables.run(project).ok()
     (tables.home / "config.toml").write_text("")
     for name, table in results(tables).items():
         assert table.equals(wanted[name]), name

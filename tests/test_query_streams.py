@@ -71,7 +71,7 @@ def test_an_order_is_kept_when_it_spills(texts: Lab) -> None:
     assert got == [f"{n:0100}" for n in range(ROWS)]
 
 
-#: What is asked of two tables of 46 MB and 60 MB with 12 MiB (24 MiB where a sort wants some), and how many rows that gives.
+#: What is asked of two tables of 46 MB and 60 MB with 12 MiB, and how many rows that gives.
 JOINS = {
     "inner": ("SELECT a.n, b.n AS m, a.s, b.s AS t FROM texts a JOIN more b ON a.s = b.s", ROWS),
     "left": ("SELECT a.n, b.n AS m, a.s, b.t FROM texts a LEFT JOIN more b ON a.n = b.n + 50000", ROWS),
@@ -80,7 +80,6 @@ JOINS = {
     "semi": ("SELECT b.n, b.s FROM more b WHERE b.s IN (SELECT s FROM texts)", ROWS),
     "anti": ("SELECT b.n, b.s FROM more b WHERE NOT EXISTS (SELECT s FROM texts a WHERE a.s = b.s)", 100_000),
     "not in": ("SELECT b.n, b.s FROM more b WHERE b.s NOT IN (SELECT s FROM texts)", 100_000),
-    "with a sort": ("SELECT a.n, a.s, b.t, c.s AS u FROM texts a JOIN more b ON a.s = b.s JOIN texts c ON c.n = b.n ORDER BY u", ROWS),
 }
 
 
@@ -113,7 +112,7 @@ def test_joins_larger_than_memory(more: Lab, kind: str) -> None:
     select, rows = JOINS[kind]
     path, small = more.folder / "out.parquet", more.folder / "small.parquet"
     more.forebay("query", select, "--to", path).ok()
-    started = more.start("query", select, "--memory", "24MiB" if "sort" in kind else "12MiB", "--to", small)
+    started = more.start("query", select, "--memory", "12MiB", "--to", small)
     most = most_memory(more, started)
     started.wait().ok()
     tables = [pa.parquet.read_table(one) for one in (path, small)]
@@ -133,8 +132,8 @@ def test_ctrl_c_ends_a_join_on_disk(more: Lab) -> None:
     until(lambda: any(files for _, _, files in os.walk(more.home / "state/spill")))
     started.interrupt()
     assert started.wait().code != 0
-    assert spilled(more) == [] and not path.exists()
-    assert no_function_is_left(more)
+    assert no_function_is_left(more) and not path.exists()
+    until(lambda: spilled(more) == [])
 
 
 def test_no_room_to_spill(texts: Lab) -> None:
