@@ -416,6 +416,27 @@ def test_errors_say_limit_and_peak_and_what_to_do(lab: Lab) -> None:
     assert failed.json["error"]["code"] == "RUN0012" and "almost" in str(failed.json["error"]["causes"])
 
 
+@pytest.mark.parametrize("folder", ["/tmp", "/dev/shm"])
+def test_a_full_disk_says_limit_and_peak_and_what_to_do(lab: Lab, folder: str) -> None:
+    """Also when what filled it is removed on the way, as temporary files are."""
+    body = f"""
+        @forebay.model()
+        @forebay.resources(memory="200MiB")
+        def writer():
+            import tempfile
+            with open("{folder}/kept", "wb") as kept:
+                kept.write(bytes(30 << 20))
+            with tempfile.TemporaryFile(dir="{folder}") as file:
+                while True:
+                    file.write(bytes(1 << 20))
+    """
+    failed = lab.run(lab.project(body)).failed(1)
+    error = failed.json["error"]
+    assert error["code"] == "RUN0120", str(failed)
+    [told] = [cause for cause in error["causes"] if cause.startswith(f"`{folder}`")]
+    assert "holds 100 MiB at most; 30 MiB are in use now" in told and 'memory="400MiB"' in error["hint"], str(failed)
+
+
 def test_limits_of_a_run_stand_above_those_of_its_models(lab: Lab) -> None:
     """The same code on a month and on a year."""
     body = """

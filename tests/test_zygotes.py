@@ -7,6 +7,7 @@ import os
 import select
 import signal
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -225,6 +226,70 @@ def test_children_wait_and_daemons_that_stop_leave_none(lab: Lab) -> None:
     lab.forebay("daemon", "stop").ok()
     for process in zygotes:
         assert not Path(f"/proc/{process}").exists() or name(process) != "forebay-zygote" or _ends(process)
+
+
+def zygotes(lab: Lab) -> set[int]:
+    return {process for process in descendants(lab.daemon()) if name(process) == "forebay-zygote"}
+
+
+def test_functions_that_declare_their_memory_wait_like_others(lab: Lab) -> None:
+    """A child that waits has the limits of the function that it waits for, and serves none with others."""
+    tell = (
+        "import resource, shutil\n    return [{'data': resource.getrlimit(resource.RLIMIT_DATA)[0], 'tmp': shutil.disk_usage('/tmp').total,"
+        " 'ticks': int(open('/proc/self/stat').read().rpartition(')')[2].split()[19]), 'name': open('/proc/self/comm').read().strip()}]\n"
+    )
+    kinds = {"small": "@forebay.resources(memory='300MiB')\n", "usual": ""}
+    source = "import forebay\n\n" + "".join(f"{STORED}{limit}def {model}():\n    {tell}\n" for model, limit in kinds.items())
+    project = lab.project({"models.py": source})
+    waited = set()
+    for _ in range(10):
+        before = time.clock_gettime(time.CLOCK_BOOTTIME) * os.sysconf("SC_CLK_TCK")
+        lab.run(project).ok()
+        rows = {model: lab.rows(f"SELECT * FROM {model}")[0] for model in kinds}
+        assert rows["small"]["data"] == 300 << 20 != rows["usual"]["data"]
+        assert rows["small"]["tmp"] <= 150 << 20 < rows["usual"]["tmp"]
+        # Whether it was there before it was asked for.
+        waited |= {model for model, row in rows.items() if row["name"] == "forebay-call" and row["ticks"] < before - 1}
+        if waited == set(kinds):
+            return
+    raise AssertionError(f"only {waited} waited")
+
+
+def until_forked(lab: Lab, project: Path) -> None:
+    """Runs it until its function comes from a zygote: on a busy machine the first may be quicker without."""
+    for _ in range(10):
+        lab.run(project).ok()
+        [row] = lab.rows("SELECT * FROM out")
+        assert row["word"] == "fine"
+        if row["name"] == "forebay-call":
+            return
+    raise AssertionError("it never comes from a zygote")
+
+
+def test_what_saves_least_is_given_up_when_memory_is_short(own: Lab, index: Path) -> None:
+    """A light one that saves a second stays, a heavy one that saves nothing goes, although it was used last."""
+    wheels.wheel(index, "fbt_light", {"light.py": in_zygote("import time; time.sleep(1)")})
+    wheels.wheel(index, "fbt_heavy", {"heavy.py": in_zygote("weight = b'x' * 300_000_000")})
+    own.environment["FOREBAY_WARM_MAX"] = "250M"
+    light = own.project({"models.py": using("light", "fbt_light")}, "light")
+    heavy = own.project({"models.py": using("heavy", "fbt_heavy")}, "heavy")
+    until_forked(own, light)
+    first = zygotes(own)
+    until_forked(own, heavy)
+    # The heavy one and its children; of the light one only children that wait may be gone.
+    assert all(_ends(process) for process in zygotes(own) - first)
+    [kept] = ready(own)
+    assert "light" in kept["modules"] and kept["bytes"] < 250 << 20
+    own.run(light).ok()
+    assert own.rows("SELECT * FROM out") == [{"word": "fine", "name": "forebay-call"}]
+
+
+def test_without_memory_for_them_there_are_none(lab: Lab) -> None:
+    lab.environment["FOREBAY_WARM_MAX"] = "0"
+    for _ in range(2):
+        lab.run(lab.project(STORED + "def t():\n    return [{'name': open('/proc/self/comm').read().strip()}]\n")).ok()
+        assert lab.rows("SELECT name FROM t")[0]["name"] != "forebay-call"
+    assert lab.warm() == [] and zygotes(lab) == set()
 
 
 def _ends(process: int) -> bool:

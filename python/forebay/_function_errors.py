@@ -98,17 +98,24 @@ def _out_of_memory(node: str, error: BaseException, trace: str) -> dict[str, Any
     return _reply("RUN0031", what, [_line(error), held], f"read fewer columns or rows, or give it more{more}", trace)
 
 
+#: Size of `/tmp` beyond which more memory makes it no larger, in MiB: `TMP_BYTES_MAX` of the sandbox.
+_TMP_MIB_MAX = 4096
+
+
 def _full(node: str, error: OSError, trace: str) -> dict[str, Any]:
     """A full disk: the function's own, unless what was written lies elsewhere."""
-    causes = [_line(error)]
+    causes, size = [_line(error)], 0
     for folder in ("/tmp", "/dev/shm"):
         try:
             space = os.statvfs(folder)
         except OSError:
             continue
         used = (space.f_blocks - space.f_bfree) * space.f_frsize
-        causes.append(f"{used >> 20} of {space.f_blocks * space.f_frsize >> 20} MiB of `{folder}` are in use")
-    hint = "they grow with the memory limit, of which each is half: raise `@forebay.resources(memory=…)`, or write less"
+        size = space.f_blocks * space.f_frsize >> 20
+        # Temporary files are often gone by now, removed by the very error.
+        causes.append(f"`{folder}` holds {size} MiB at most; {used >> 20} MiB are in use now, after what was removed since")
+    more = f'give it more memory, of which each is half (`@forebay.resources(memory="{size * 4}MiB")`), or write less'
+    hint = more if size < _TMP_MIB_MAX else "write less, or pass data on as tables: larger than this they do not get"
     return _reply("RUN0120", f"`{node}` filled its disk", causes, hint, trace)
 
 

@@ -1,4 +1,4 @@
-//! Building an environment beside its place, trying its imports, and moving it into place with one rename.
+//! Building an environment beside its place, moving it there, and trying its imports: it is there when its description is.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fs::{File, TryLockError};
@@ -87,15 +87,24 @@ struct BrokenImport {
 /// Opens a finished environment; fails if it is not there, or if its interpreter has gone.
 pub(crate) fn open(folder: &Path, store: &Path) -> io::Result<Described> {
     let description: Description = serde_json::from_slice(&std::fs::read(folder.join(DESCRIPTION))?)?;
-    let python = folder.join("bin/python");
     // Follows the link to the interpreter the environment was made with.
-    std::fs::metadata(&python)?;
+    std::fs::metadata(folder.join("bin/python"))?;
+    Ok(described(folder, store, description))
+}
+
+fn described(folder: &Path, store: &Path, description: Description) -> Described {
+    let python = folder.join("bin/python");
     let hash = folder.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     let packages = description.packages.clone().into_iter().collect();
     let layers = description.layers.iter().map(|key| store.join(key).join("tree")).collect();
     let version = description.version.clone();
     let environment = Environment { hash, folder: folder.to_owned(), python, version, packages, layers, lease: None };
-    Ok(Described { environment, description })
+    Described { environment, description }
+}
+
+/// Whether a builder has finished with the environment in this folder.
+pub(crate) fn is_finished(folder: &Path) -> bool {
+    folder.join(DESCRIPTION).exists()
 }
 
 /// Opens an environment and looks at every file of it: one `stat` each. Fails if one is not what was unpacked.
@@ -153,10 +162,6 @@ pub(crate) fn build(tools: &Tools<'_>, wanted: &Wanted<'_>) -> Result<Option<Bui
     imports.retain(|name| !tried.contains(*name));
     let mut early = Early { tools, wanted, imports: &imports, trial: None };
     let (layers, clashes) = fill(tools, staging.path(), &site, lock, interpreter, &mut |unpacked| early.start(unpacked))?;
-    if !early.has_succeeded(&site, &layers)? {
-        try_imports(tools, &site, lock, interpreter, &imports)?;
-        tree::harvest_byte_code(&site, &layers);
-    }
     let description = Description {
         version: interpreter.version.clone(),
         interpreter: interpreter.path.clone(),
@@ -165,12 +170,35 @@ pub(crate) fn build(tools: &Tools<'_>, wanted: &Wanted<'_>) -> Result<Option<Bui
         layers: layers.iter().map(|layer| layer.key.clone()).collect(),
         clashes: clashes.into_iter().map(|clash| (clash.path, clash.taken, clash.left)).collect(),
     };
-    write(&site.join(LOCK_FILE), lock.text.as_bytes())?;
     let text = serde_json::to_vec_pretty(&description).map_err(|error| Error::io("write", DESCRIPTION)(error.into()))?;
-    // Last: an environment without it is not there.
-    write(&site.join(DESCRIPTION), &text)?;
+    write(&site.join(LOCK_FILE), lock.text.as_bytes())?;
     std::fs::rename(&site, &place).map_err(Error::io("create", &place))?;
+    let unfinished = Unfinished(Some(&place));
+    tools.watch.assembled(&described(&place, tools.store, description).environment);
+    if !early.has_succeeded(&place, &layers)? {
+        try_imports(tools, &place, &staging.path().join("home"), wanted, &imports)?;
+        tree::harvest_byte_code(&place, &layers);
+    }
+    // Last: an environment without it is not there.
+    write(&place.join(DESCRIPTION), &text)?;
+    unfinished.keep();
     Ok(Some(Built { layers, rubble: staging }))
+}
+
+/// An environment at its place that has not been found good. Dropping it removes it.
+struct Unfinished<'a>(Option<&'a Path>);
+
+impl Unfinished<'_> {
+    fn keep(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Unfinished<'_> {
+    fn drop(&mut self) {
+        // What is left is not taken for an environment.
+        let _ = self.0.map(tree::remove_if_there);
+    }
 }
 
 /// The imports of an environment, tried where its new packages were unpacked while they are copied into the store.
@@ -194,22 +222,22 @@ impl Early<'_> {
             return;
         }
         self.tools.watch.progress("trying the imports");
-        let command = import_command(unpacked, self.imports);
+        let command = import_command(unpacked, &unpacked.with_file_name("home"), self.imports);
         self.trial = command
             .ok()
             .and_then(|command| uv::Started::new(command, self.tools.watch).ok())
             .map(|started| (started, unpacked.to_owned()));
     }
 
-    /// Waits for the imports, and gives their byte code to the layers and the environment at `site`. If something failed, the
+    /// Waits for the imports, and gives their byte code to the layers and the environment at `place`. If something failed, the
     /// environment itself has the last word.
-    fn has_succeeded(self, site: &Path, layers: &[Layer]) -> Result<bool, Error> {
+    fn has_succeeded(self, place: &Path, layers: &[Layer]) -> Result<bool, Error> {
         let Some((started, unpacked)) = self.trial else { return Ok(self.imports.is_empty()) };
         if !started.finish()?.status.success() {
             return Ok(false);
         }
         tree::harvest_byte_code(&unpacked, layers);
-        tree::refresh_byte_code(site, layers)?;
+        tree::refresh_byte_code(place, layers)?;
         Ok(true)
     }
 }
@@ -298,18 +326,20 @@ pub(crate) fn fill(
     Err(Error::Install { packages: lock.listing(""), uv: "files in the store of packages change all the time".to_owned() })
 }
 
+/// Imports packages in the environment at `site`. What they keep at home is no part of it.
 pub(crate) fn try_imports(
     tools: &Tools<'_>,
     site: &Path,
-    lock: &Lock,
-    interpreter: &Interpreter,
+    home: &Path,
+    wanted: &Wanted<'_>,
     imports: &[&str],
 ) -> Result<(), Error> {
+    let Wanted { lock, interpreter, .. } = *wanted;
     if imports.is_empty() {
         return Ok(());
     }
     tools.watch.progress("trying the imports");
-    let output = uv::run(import_command(site, imports)?, "", tools.watch)?;
+    let output = uv::run(import_command(site, home, imports)?, "", tools.watch)?;
     if output.status.success() {
         return Ok(());
     }
@@ -331,12 +361,11 @@ pub(crate) fn try_imports(
 }
 
 /// The command that imports packages in an environment.
-fn import_command(site: &Path, imports: &[&str]) -> Result<Command, Error> {
+fn import_command(site: &Path, home: &Path, imports: &[&str]) -> Result<Command, Error> {
     let mut command = Command::new(site.join("bin/python"));
     command.args(["-I", "-c", SMOKE_TEST]).args(imports).current_dir(site);
-    // What packages keep at home (a cache of fonts) is no part of the environment.
-    let home = site.with_file_name("home");
-    std::fs::create_dir_all(&home).map_err(Error::io("create", &home))?;
+    // Packages keep things there (a cache of fonts).
+    std::fs::create_dir_all(home).map_err(Error::io("create", home))?;
     command.env_clear().env("PATH", "/usr/local/bin:/usr/bin:/bin").env("HOME", home).env("LANG", "C.UTF-8");
     Ok(command)
 }

@@ -7,14 +7,15 @@
 //!    ├─▶ lock (the project's `forebay.lock`; else uv pip compile, with hashes; again with constraints if a rule of
 //!    │         `compatibility` is broken)
 //!    ├─▶ layers: each package unpacked once, read-only (`store`)
-//!    └─▶ hash of lock and interpreter ──▶ linked beside its place, imported once, renamed into place
+//!    └─▶ hash of lock and interpreter ──▶ linked beside its place, renamed, imported once, described
 //! ```
 //!
 //! Layout: `<cache>/store/<key>/` (a layer), `<cache>/envs/<hash>/` (a virtual environment of hard links, with `forebay.json`
 //! and `forebay.lock` in it), `<cache>/envs/requests/<hash>.json` (the memo), `<cache>/envs/<hash>.{lock,used}` (file
-//! locks, see `shelf`). Invariant: a folder `<hash>` is complete; whatever is interrupted leaves only `<hash>.building-…`, which the next
-//! builder removes. The memo holds versions still: `""` and `2.0` mean what was newest when first asked for.
+//! locks, see `shelf`). Invariant: a folder `<hash>` with a `forebay.json` is complete; whatever is interrupted leaves one without, or
+//! `<hash>.building-…`, which the next builder removes. The memo holds versions still: `""` and `2.0` mean what was newest when first asked for.
 
+mod ahead;
 mod build;
 mod bytecode;
 mod compatibility;
@@ -132,6 +133,9 @@ pub trait Watch: Sync {
     fn child_started(&self, _group: u32) {}
     /// It has been reaped.
     fn child_ended(&self, _group: u32) {}
+    /// The files of a new environment are in place, and its imports are being tried: who will use it may get ready. It goes again if
+    /// they fail.
+    fn assembled(&self, _environment: &Environment) {}
 }
 
 /// Waits without a word.
@@ -231,15 +235,23 @@ impl Environments {
         let uv = uv::find(self.options.uv.as_deref())?;
         let tools = self.tools(&uv, watch);
         let interpreter = self.interpreter(&tools, &request.python)?;
-        let lock = match pinned {
-            Some(lock) => lock.clone(),
-            None => resolve::resolve(&tools, &question(request, &requirements, &interpreter))?,
+        let name = |lock: &Lock| {
+            hash(&format!("{LAYOUT_VERSION}\n{}\n{}\n{}", interpreter.path.display(), interpreter.version, lock.text))
         };
-        let name = hash(&format!("{LAYOUT_VERSION}\n{}\n{}\n{}", interpreter.path.display(), interpreter.version, lock.text));
-        let wanted = build::Wanted { name: &name, lock: &lock, interpreter: &interpreter, requirements: &requirements };
-        let mut new = None;
-        for _ in 0..ATTEMPTS_MAX {
-            new = build::build(&tools, &wanted)?.or(new);
+        let make = |tools: &Tools<'_>, lock: &Lock| {
+            let wanted = build::Wanted { name: &name(lock), lock, interpreter: &interpreter, requirements: &requirements };
+            build::build(tools, &wanted)
+        };
+        let (lock, mut new) = match pinned {
+            Some(lock) => (lock.clone(), None),
+            None => ahead::resolve(&tools, &question(request, &requirements, &interpreter), &make)?,
+        };
+        let name = name(&lock);
+        for attempt in 0..ATTEMPTS_MAX {
+            // What was made ahead is there, unless somebody has removed it.
+            if attempt > 0 || new.is_none() {
+                new = make(&tools, &lock)?.or(new);
+            }
             if let Ok(environment) = self.leased(&name) {
                 self.remember(&key, &name)?;
                 self.lock_known().insert(key, Environment { lease: None, ..environment.clone() });
@@ -332,6 +344,7 @@ impl Environments {
 }
 
 /// What the steps of a build share.
+#[derive(Clone, Copy)]
 struct Tools<'a> {
     uv: &'a Path,
     folder: &'a Path,
@@ -360,6 +373,12 @@ fn requirements(request: &EnvironmentRequest) -> Result<Vec<Requirement>, Error>
         }
     }
     Ok(requirements)
+}
+
+/// Whether the environment that this interpreter belongs to has been made to its end.
+#[must_use]
+pub fn is_finished(python: &Path) -> bool {
+    python.parent().and_then(Path::parent).is_some_and(build::is_finished)
 }
 
 fn hash(text: &str) -> String {

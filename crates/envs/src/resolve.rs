@@ -23,6 +23,14 @@ pub(crate) struct Question<'a> {
     pub fresh: bool,
 }
 
+impl Question<'_> {
+    /// Whether the user named exact versions only. The last named requirement is usually the runtime's own; only what the user wrote
+    /// decides.
+    pub fn leaves_no_choice(&self) -> bool {
+        !self.fresh && self.asked.iter().all(|r| r.is_exact() || r.name == "pyarrow")
+    }
+}
+
 /// Resolves, and resolves again if an undeclared break is in the result.
 pub(crate) fn resolve(tools: &Tools<'_>, question: &Question<'_>) -> Result<Lock, Error> {
     let asked = question.asked;
@@ -65,8 +73,7 @@ fn compile(tools: &Tools<'_>, question: &Question<'_>, constraints: &[String], n
             .chain(arguments.iter().copied());
         uv::run(uv::command(tools.uv, tools.folder, whole.chain(extra)), &input, tools.watch)
     };
-    // The last named requirement is usually the runtime's own; only what the user wrote decides.
-    let no_choice = !question.fresh && asked.iter().all(|r| r.is_exact() || r.name == "pyarrow");
+    let no_choice = question.leaves_no_choice();
     let mut output = run(tools.offline || no_choice)?;
     if !output.status.success() && !tools.offline {
         let first = output;

@@ -242,10 +242,16 @@ fn remove(folder: &Path, hash: &str) -> Result<bool, Error> {
 
 /// Folders of builders that are gone: their lock is free.
 fn remove_leftovers(folder: &Path) -> Result<(), Error> {
+    let unfinished = |name: &str| is_hash(name) && !build::is_finished(&folder.join(name));
     for name in names(folder)? {
-        let Some((hash, _)) = name.split_once(".building-") else { continue };
+        let hash = match name.split_once(".building-") {
+            Some((hash, _)) => hash,
+            None if unfinished(&name) => &name,
+            None => continue,
+        };
         let file = open_lock(&lock_file(folder, hash)).map_err(Error::io("open", folder))?;
-        if file.try_lock().is_ok() {
+        // It may have been finished before the lock was free.
+        if file.try_lock().is_ok() && (hash != name || unfinished(&name)) {
             tree::remove_if_there(&folder.join(&name))?;
         }
     }

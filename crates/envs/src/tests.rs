@@ -170,7 +170,8 @@ fn what_installs_but_does_not_import_is_env0005_and_cannot_install_env0004() {
         .unwrap();
     std::fs::write(packages.join("broken-1.0.dist-info/RECORD"), "broken.py,,\nbroken-1.0.dist-info/METADATA,,\n").unwrap();
     std::fs::write(packages.join("broken.py"), "raise ImportError('numpy.dtype size changed')\n").unwrap();
-    let report = build::try_imports(&tools, &site, &nothing, &interpreter, &["broken"]).unwrap_err().report();
+    let wanted = build::Wanted { name: "", lock: &nothing, interpreter: &interpreter, requirements: &[] };
+    let report = build::try_imports(&tools, &site, &folder.join("home"), &wanted, &["broken"]).unwrap_err().report();
     assert_eq!(report.code.0, "ENV0005");
     assert!(report.to_string().contains("`broken` 1.0") && report.to_string().contains("dtype size changed"), "{report}");
     let lock = Lock::parse("forebay-no-such-package==1.0.0 --hash=sha256:00\n".to_owned());

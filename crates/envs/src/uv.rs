@@ -87,12 +87,17 @@ impl<'a> Started<'a> {
 impl Drop for Started<'_> {
     fn drop(&mut self) {
         let Some(child) = &mut self.child else { return };
-        let group = i32::try_from(child.id()).ok().and_then(rustix::process::Pid::from_raw);
-        // One that has ended is waited for below all the same.
-        let _ = group.map(|group| rustix::process::kill_process_group(group, rustix::process::Signal::KILL));
+        kill_group(child.id());
         let _ = child.wait();
         self.watch.child_ended(child.id());
     }
+}
+
+/// Kills all processes of a group whose leader has not been waited for.
+pub fn kill_group(group: u32) {
+    let group = i32::try_from(group).ok().and_then(rustix::process::Pid::from_raw);
+    // What has ended already is what was wanted.
+    let _ = group.map(|group| rustix::process::kill_process_group(group, rustix::process::Signal::KILL));
 }
 
 /// A uv command line that never asks, never draws and never downloads an interpreter.

@@ -70,6 +70,7 @@ pub use scan::{ScanRequest, ScanStats, Scanned, scan};
 pub use schema::TYPES_PROPERTY;
 pub use source::{CASTS_PROPERTY, Reading, SourceColumn, infer_schema, read_source, source_columns};
 pub use storage::{Failure, Repeat, StorageOptions, Trouble, check_storage, object_store, remote_location, use_storage};
+pub use strings::within_offsets;
 pub use table::{FieldInfo, SnapshotInfo, TableInfo, load};
 pub use type_names::{parse_type, stored_name};
 pub use write::{Mode, WriteRequest, Written, create, write};

@@ -80,7 +80,8 @@ fn compact<T: ByteViewType>(array: &ArrayRef) -> ArrayRef {
 const PLAIN_BYTES_MAX: usize = 1 << 30;
 
 /// The batch in parts whose views fit into plain strings: views of a join may stand for more bytes than there are.
-pub(crate) fn within_offsets(batch: RecordBatch) -> Vec<RecordBatch> {
+#[must_use]
+pub fn within_offsets(batch: RecordBatch) -> Vec<RecordBatch> {
     let bytes = |column: &ArrayRef| match column.data_type() {
         DataType::Utf8View => column.as_string_view().total_buffer_bytes_used(),
         DataType::BinaryView => column.as_binary_view().total_buffer_bytes_used(),

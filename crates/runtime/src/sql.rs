@@ -201,13 +201,13 @@ pub(crate) fn plain_schema(schema: &SchemaRef) -> SchemaRef {
 
 /// Rows with plain strings and binaries, none of the batches tiny.
 pub(crate) fn plain_result(schema: SchemaRef, batches: Vec<RecordBatch>) -> Result<Rows, Error> {
-    let batches = batches.into_iter().flat_map(layout::within_offsets).collect();
+    let batches = batches.into_iter().flat_map(forebay_lake::within_offsets).collect();
     Ok(layout::result(schema, batches, Strings::Plain).map_err(DataFusionError::from)?)
 }
 
 /// A batch as `schema`, of [`plain_schema`], says; several where its strings are too long for one.
 pub(crate) fn plain_batches(batch: RecordBatch, schema: &SchemaRef) -> Result<Vec<RecordBatch>, arrow::error::ArrowError> {
-    layout::within_offsets(batch).into_iter().map(|batch| layout::plain_batch(&batch, schema)).collect()
+    forebay_lake::within_offsets(batch).into_iter().map(|batch| layout::plain_batch(&batch, schema)).collect()
 }
 
 /// A context to execute in with other settings than those that were planned with: filters have their number of rows from the

@@ -13,7 +13,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use forebay_sandbox::zygote::Birth;
+use forebay_sandbox::zygote::{Birth, Outfit};
 use forebay_sandbox::{Error, Host, Launcher, landing};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde::Deserialize;
@@ -84,9 +84,10 @@ impl Zygote {
         };
         let ((line, stdout, stderr), theirs) = lines().map_err(system)?;
         let standard = [theirs[0].as_fd(), theirs[1].as_fd(), theirs[2].as_fd()];
-        let born = self.zygote.fork(&confined.order, &birth, standard, FORK_PATIENCE)?;
+        let doors = confined.group.as_ref().map_or(Ok(Vec::new()), |group| group.open_doors()).map_err(system)?;
+        let born = self.zygote.fork(&confined.order, &birth, Outfit { standard, doors: &doors }, FORK_PATIENCE)?;
         let parts = Parts { confined, function: born.sandbox, line, stdout, stderr };
-        // Before it is called: what it uses from then on is counted as its own.
+        // Before it is called, and whether or not it has joined by itself: what it uses from then on is counted as its own.
         if let Some(Err(error)) = parts.confined.group.as_ref().map(|group| group.admit(born.function.as_fd())) {
             parts.end();
             return Err(system(error));

@@ -10,8 +10,8 @@
 //! modules that must not be in one is kept in the cache folder, per environment. Whatever goes wrong here, the function is
 //! started afresh, as if there were no zygotes.
 //!
-//! Invariants: a child that waits was forked for the same project, with the limits of a function that declares none; the lock is
-//! not held while a process is waited for (but when there are too many zygotes).
+//! Invariants: a child that waits was forked for the same project and with the same limits as who gets it; the lock is not held
+//! while a process is waited for (but when there are too many zygotes).
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -57,8 +57,32 @@ struct Ready {
     parked: Parked,
     uses: u64,
     used_at: Instant,
-    /// The last child was for this project.
+    /// For whom children are to wait: the functions that were called first since the last refill, which are likely to be called
+    /// first again.
+    ahead: Ahead,
+}
+
+/// Children that should wait: the project, and the limit of memory of each.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Ahead {
     project: PathBuf,
+    limits: Vec<Option<u64>>,
+    /// The next function begins a new list.
+    is_over: bool,
+}
+
+/// What a child that waits was made for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Purpose {
+    project: PathBuf,
+    memory_bytes: Option<u64>,
+}
+
+/// A zygote, and the children that are missing.
+struct Wanted {
+    key: Key,
+    zygote: Arc<Zygote>,
+    children: Vec<Purpose>,
 }
 
 #[derive(Default)]
@@ -94,10 +118,12 @@ pub struct ZygoteStatus {
 }
 
 impl Zygotes {
-    /// None yet. What is learned is kept in this cache folder.
+    /// None yet. What is learned is kept in this cache folder. `FOREBAY_WARM_MAX` says how much memory they may hold; with 0 there
+    /// are none.
     #[must_use]
     pub fn new(sandbox: Arc<Sandbox>, cache_dir: &Path) -> Self {
-        let bytes_max = crate::confine::share(ZYGOTES_MEMORY_PERCENT).min(ZYGOTES_BYTES_MAX);
+        let told = std::env::var("FOREBAY_WARM_MAX").ok().and_then(|text| forebay_envs::parse_bytes(&text));
+        let bytes_max = told.unwrap_or_else(|| crate::confine::share(ZYGOTES_MEMORY_PERCENT).min(ZYGOTES_BYTES_MAX));
         Self { sandbox, denied: cache_dir.join("zygotes").join("denied.json"), bytes_max, state: Arc::default() }
     }
 
@@ -113,6 +139,14 @@ impl Zygotes {
                 self.gone_wrong(&key, &zygote, &error);
                 None
             }
+        }
+    }
+
+    /// Starts a zygote for functions as this one, which will be called soon, unless there is one. Waits for nothing.
+    pub fn expect(&self, launch: &Launch<'_>) {
+        if let Some(key) = self.key(launch) {
+            // Where it cannot be started, functions find out.
+            let _ = self.start(&mut self.lock(), &key, launch);
         }
     }
 
@@ -150,7 +184,7 @@ impl Zygotes {
     /// Forks children ahead for the projects that were run last, and drops what there is no room for. To be called when the machine
     /// has time.
     pub fn refill(&self, wanted: usize) {
-        for (key, zygote, project, missing) in self.wanted(wanted.min(PARKED_MAX)) {
+        for Wanted { key, zygote, children } in self.wanted(wanted.min(PARKED_MAX)) {
             let program = Program::Python {
                 python: key.python.clone(),
                 runtime: key.runtime.clone(),
@@ -160,19 +194,19 @@ impl Zygotes {
             // What its functions are called with, whatever the settings are now.
             let mode = if key.strict { Mode::Strict } else { Mode::Auto };
             let settings = Settings { mode, read: key.read.clone(), write: key.write.clone() };
-            let launch = Launch {
-                node: "(waiting)",
-                program: &program,
-                folder: &project,
-                limits: ProcessLimits { threads: key.threads, ..ProcessLimits::default() },
-                sandbox: &self.sandbox,
-                settings: &settings,
-                access: &Access::default(),
-                zygotes: None,
-            };
-            for _ in 0..missing {
+            for purpose in children {
+                let launch = Launch {
+                    node: "(waiting)",
+                    program: &program,
+                    folder: &purpose.project,
+                    limits: ProcessLimits { threads: key.threads, memory_bytes: purpose.memory_bytes, timeout: None },
+                    sandbox: &self.sandbox,
+                    settings: &settings,
+                    access: &Access::default(),
+                    zygotes: None,
+                };
                 match zygote.fork(&launch) {
-                    Ok(parts) => self.park(&key, &project, parts),
+                    Ok(parts) => self.park(&key, purpose, parts),
                     Err(error) => {
                         self.gone_wrong(&key, &zygote, &error);
                         break;
@@ -218,7 +252,7 @@ impl Zygotes {
     /// What a zygote for this function would be; `None`: it cannot have one.
     fn key(&self, launch: &Launch<'_>) -> Option<Key> {
         let Program::Python { python, runtime, warm, imports } = launch.program else { return None };
-        if launch.access.internet || launch.settings.mode == Mode::Off {
+        if self.bytes_max == 0 || launch.access.internet || launch.settings.mode == Mode::Off {
             return None;
         }
         let denied = read(&self.denied).remove(&environment(python)).unwrap_or_default();
@@ -264,15 +298,18 @@ impl Zygotes {
         };
         let (sandbox, shared, denied, own) =
             (Arc::clone(&self.sandbox), Arc::clone(&self.state), self.denied.clone(), key.clone());
-        let project = launch.folder.to_owned();
         let work = move || {
             let started = Zygote::start(sandbox.launcher(), confined, host, &own.modules);
             let mut state = shared.0.lock().unwrap_or_else(PoisonError::into_inner);
             match started {
                 Ok(zygote) => {
                     let (zygote, used_at) = (Arc::new(zygote), Instant::now());
-                    let ready = Ready { zygote, parked: Parked::default(), uses: 0, used_at, project };
+                    let ready = Ready { zygote, parked: Parked::default(), uses: 0, used_at, ahead: Ahead::default() };
                     state.slots.insert(own, Slot::Ready(ready));
+                }
+                // It was not finished, and is taken away again: what was missing says nothing of its modules.
+                Err(Stillborn::Denied { .. }) if !forebay_envs::is_finished(&own.python) => {
+                    state.slots.remove(&own);
                 }
                 Err(Stillborn::Denied { module, why }) => {
                     tracing::info!(module, why, "a module that no zygote of its environment imports");
@@ -321,18 +358,22 @@ impl Zygotes {
         }
     }
 
-    fn wanted(&self, wanted: usize) -> Vec<(Key, Arc<Zygote>, PathBuf, usize)> {
+    fn wanted(&self, wanted: usize) -> Vec<Wanted> {
         let mut state = self.lock();
         let (mut found, mut gone) = (Vec::new(), Vec::new());
         for (key, slot) in &mut state.slots {
             let Slot::Ready(ready) = slot else { continue };
+            ready.ahead.is_over = true;
+            let mut missing = ready.ahead.purposes(wanted);
             // Those of a project as it was before it was changed will not be asked for.
-            let (keep, old): (Vec<_>, Vec<_>) = ready.parked.0.drain(..).partition(|(project, _)| *project == ready.project);
+            let (keep, old): (Vec<_>, Vec<_>) = ready.parked.0.drain(..).partition(|(purpose, _)| {
+                let place = missing.iter().position(|one| one == purpose);
+                place.map(|place| missing.swap_remove(place)).is_some()
+            });
             ready.parked.0 = keep;
             gone.extend(old);
-            let missing = wanted.saturating_sub(ready.parked.0.len());
-            if missing > 0 && ready.uses > 0 {
-                found.push((key.clone(), Arc::clone(&ready.zygote), ready.project.clone(), missing));
+            if !missing.is_empty() {
+                found.push(Wanted { key: key.clone(), zygote: Arc::clone(&ready.zygote), children: missing });
             }
         }
         drop(state);
@@ -340,10 +381,10 @@ impl Zygotes {
         found
     }
 
-    fn park(&self, key: &Key, project: &Path, parts: Parts) {
+    fn park(&self, key: &Key, purpose: Purpose, parts: Parts) {
         let mut state = self.lock();
         if let Some(Slot::Ready(ready)) = state.slots.get_mut(key) {
-            ready.parked.0.push((project.to_owned(), parts));
+            ready.parked.0.push((purpose, parts));
         } else {
             drop(state);
             parts.end();
@@ -384,12 +425,10 @@ impl Ready {
     fn take(&mut self, launch: &Launch<'_>) -> Option<Parts> {
         self.uses += 1;
         self.used_at = Instant::now();
-        launch.folder.clone_into(&mut self.project);
-        if !is_usual(&launch.limits) {
-            return None;
-        }
+        let purpose = Purpose { project: launch.folder.to_owned(), memory_bytes: launch.limits.memory_bytes };
+        self.ahead.note(&purpose);
         // One that was killed while it waited is passed over.
-        let fits = |(folder, parts): &(PathBuf, Parts)| folder == launch.folder && parts.lives();
+        let fits = |(other, parts): &(Purpose, Parts)| *other == purpose && parts.lives();
         self.parked.0.iter().position(fits).map(|index| self.parked.0.swap_remove(index).1)
     }
 
@@ -399,6 +438,24 @@ impl Ready {
 
     fn benefit(&self) -> f64 {
         benefit(self.zygote.import_time, self.uses, self.used_at.elapsed(), self.zygote.bytes)
+    }
+}
+
+impl Ahead {
+    /// Takes note of a function that is called.
+    fn note(&mut self, purpose: &Purpose) {
+        if self.is_over || self.project != purpose.project {
+            *self = Self { project: purpose.project.clone(), ..Self::default() };
+        }
+        if self.limits.len() < PARKED_MAX {
+            self.limits.push(purpose.memory_bytes);
+        }
+    }
+
+    /// So many children: for the functions that were called first, and more of the same.
+    fn purposes(&self, count: usize) -> Vec<Purpose> {
+        let purpose = |limit: &Option<u64>| Purpose { project: self.project.clone(), memory_bytes: *limit };
+        self.limits.iter().cycle().take(if self.limits.is_empty() { 0 } else { count }).map(purpose).collect()
     }
 }
 
@@ -418,9 +475,9 @@ enum Given {
     Zygote(Slot),
 }
 
-/// Children that wait for a call, each for a project. They end when they are dropped.
+/// Children that wait for a call, each for functions of one kind. They end when they are dropped.
 #[derive(Default)]
-struct Parked(Vec<(PathBuf, Parts)>);
+struct Parked(Vec<(Purpose, Parts)>);
 
 impl Drop for Parked {
     fn drop(&mut self) {
@@ -449,11 +506,6 @@ fn benefit(import_time: Duration, uses: u64, idle: Duration, bytes: u64) -> f64 
     #[allow(clippy::cast_precision_loss)] // both are far below 2^52
     let (uses, bytes) = (uses as f64, bytes.max(1) as f64);
     import_time.as_secs_f64() * uses / (1.0 + idle.as_secs_f64() / 60.0) / bytes
-}
-
-/// Limits of a function that declares none.
-fn is_usual(limits: &ProcessLimits) -> bool {
-    limits.memory_bytes.is_none()
 }
 
 /// In the place of a module: the environment has no zygotes.
@@ -509,6 +561,25 @@ mod tests {
         assert!(worth(1, 1, 0, 50) > worth(1, 1, 0, 100));
         assert!(worth(1, 1, 0, 100) > worth(1, 1, 600, 100));
         assert!(worth(1, 1, 0, 0).is_finite());
+    }
+
+    #[test]
+    fn children_wait_for_the_functions_that_were_called_first() {
+        let purpose = |project: &str, memory_bytes| Purpose { project: project.into(), memory_bytes };
+        let mut ahead = Ahead::default();
+        assert_eq!(ahead.purposes(2), []);
+        for limit in [Some(1), None, Some(2), None, None, None] {
+            ahead.note(&purpose("p", limit));
+        }
+        assert_eq!(ahead.purposes(2), [purpose("p", Some(1)), purpose("p", None)]);
+        assert_eq!(ahead.limits.len(), PARKED_MAX);
+        ahead.is_over = true;
+        // A look without a run in between changes nothing.
+        assert_eq!(ahead.purposes(1), [purpose("p", Some(1))]);
+        ahead.note(&purpose("p", Some(7)));
+        assert_eq!(ahead.purposes(2), [purpose("p", Some(7)), purpose("p", Some(7))]);
+        ahead.note(&purpose("q", None));
+        assert_eq!(ahead.purposes(1), [purpose("q", None)]);
     }
 
     #[test]

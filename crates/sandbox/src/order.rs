@@ -19,7 +19,7 @@ use crate::step::{Plan, Step};
 pub struct Order {
     /// How its sandbox is entered.
     pub plan: Plan,
-    /// Files `cgroup.procs` of the groups it joins.
+    /// The doors of the groups it joins.
     pub groups: Vec<PathBuf>,
     /// Limits of each of its processes: numbers of `setrlimit`, and values.
     pub limits: Vec<(u32, u64)>,

@@ -15,7 +15,7 @@
 //!
 //! Invariants: the zygote holds no right but that to join namespaces it was handed; every wait of the supervisor has a deadline.
 
-use std::io::{self, PipeReader};
+use std::io::{self, PipeReader, Write as _};
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
@@ -26,7 +26,7 @@ use serde::{Deserialize, Serialize};
 use crate::child::{LANDED, WAY_IN};
 use crate::enter::{Refused, enter};
 use crate::launcher::{Launcher, Sandboxed, ask};
-use crate::limits::{BIRTH_FDS, NAMESPACES};
+use crate::limits::{BIRTH_FDS, DOORS_MAX, NAMESPACES};
 use crate::order::{Answer, Order};
 use crate::step::Step;
 use crate::{error::Error, sys, twin};
@@ -43,6 +43,16 @@ pub struct Birth {
     pub folder: PathBuf,
     /// What else its program should know.
     pub word: String,
+}
+
+/// What a child is given to hold.
+#[derive(Debug, Clone, Copy)]
+pub struct Outfit<'a> {
+    /// Standard input, output and error.
+    pub standard: [BorrowedFd<'a>; 3],
+    /// Of the control groups that it joins before anything else, see [`Group::open_doors`](crate::group::Group::open_doors). Whether it did is
+    /// not known here.
+    pub doors: &'a [OwnedFd],
 }
 
 /// The supervisor's end of a zygote. Dropping it lets the zygote end; children that run go on.
@@ -102,16 +112,16 @@ impl Zygote {
         receive(&lock(&self.control), deadline).map(|(message, _)| message)
     }
 
-    /// Makes a child, in the sandbox of `order`, with these descriptors as its standard input, output and error.
+    /// Makes a child, in the sandbox of `order`.
     ///
     /// # Errors
     /// [`Error::Refused`] if its sandbox cannot be made; [`Error::Zygote`] if it did not land in time, or is not what it should
     /// be. What was begun is ended.
-    pub fn fork(&self, order: &Order, birth: &Birth, standard: [BorrowedFd<'_>; 3], patience: Duration) -> Result<Born, Error> {
+    pub fn fork(&self, order: &Order, birth: &Birth, outfit: Outfit<'_>, patience: Duration) -> Result<Born, Error> {
         let deadline = Instant::now() + patience;
         let (mut sandbox, line, meeting) = self.sandbox(order)?;
         let born = receive(&line, deadline).and_then(|(word, namespaces)| {
-            self.conceive(&word, &namespaces, &meeting, birth, standard, deadline)?;
+            self.conceive(&word, &namespaces, &meeting, birth, outfit, deadline)?;
             // From now on the child alone holds it: should it end, the other end will know.
             drop(meeting);
             match receive(&line, deadline)? {
@@ -152,15 +162,15 @@ impl Zygote {
         namespaces: &[OwnedFd],
         meeting: &OwnedFd,
         birth: &Birth,
-        standard: [BorrowedFd<'_>; 3],
+        outfit: Outfit<'_>,
         deadline: Instant,
     ) -> io::Result<()> {
-        if word != WAY_IN || namespaces.len() != NAMESPACES {
+        if word != WAY_IN || namespaces.len() != NAMESPACES || outfit.doors.len() > DOORS_MAX {
             return Err(ended());
         }
         let mut descriptors = vec![meeting.as_fd()];
-        descriptors.extend(standard);
-        descriptors.extend(namespaces.iter().map(|namespace| namespace.as_fd()));
+        descriptors.extend(outfit.standard);
+        descriptors.extend(namespaces.iter().chain(outfit.doors).map(|descriptor| descriptor.as_fd()));
         let control = lock(&self.control);
         sys::send(&control, &serde_json::to_vec(birth)?, &descriptors)?;
         let (answer, _) = receive(&control, deadline)?;
@@ -194,6 +204,7 @@ pub struct Request {
     meeting: OwnedFd,
     standard: [OwnedFd; 3],
     namespaces: [OwnedFd; NAMESPACES],
+    doors: Vec<OwnedFd>,
 }
 
 /// Where a fork comes out.
@@ -239,15 +250,16 @@ impl Door {
     /// The supervisor is gone, or does not make sense.
     pub fn wait(&self) -> io::Result<Option<Request>> {
         let mut message = Vec::new();
-        let descriptors = sys::receive(&self.0, &mut message)?;
+        let mut descriptors = sys::receive(&self.0, &mut message)?;
         if message.is_empty() {
             return Ok(None);
         }
         let birth = serde_json::from_slice(&message)?;
+        let doors = descriptors.split_off(BIRTH_FDS.min(descriptors.len()));
         let nonsense = |_| io::Error::from(io::ErrorKind::InvalidData);
         let descriptors: [OwnedFd; BIRTH_FDS] = descriptors.try_into().map_err(nonsense)?;
         let [meeting, stdin, stdout, stderr, namespaces @ ..] = descriptors;
-        Ok(Some(Request { birth, meeting, standard: [stdin, stdout, stderr], namespaces }))
+        Ok(Some(Request { birth, meeting, standard: [stdin, stdout, stderr], namespaces, doors }))
     }
 
     /// Tells the supervisor how the fork went.
@@ -283,12 +295,15 @@ impl Request {
         twin::fork_into(&self.namespaces)
     }
 
-    /// In the child: gives up every right, closes what is not the child's, and says that it is there. Gives [`Birth::word`].
+    /// In the child: joins its groups, gives up every right, closes what is not the child's, and says that it is there. Gives
+    /// [`Birth::word`].
     ///
     /// # Errors
     /// The child must end.
     pub fn land(self) -> io::Result<String> {
-        let Self { birth, meeting, standard, namespaces } = self;
+        let Self { birth, meeting, standard, namespaces, doors } = self;
+        // First: memory counts from here on. Where it is not let in, the supervisor takes it in.
+        doors.into_iter().for_each(|door| drop(std::fs::File::from(door).write_all(b"0")));
         drop(namespaces);
         sys::own_session();
         enter(&birth.landing).map_err(|Refused { error, .. }| error)?;

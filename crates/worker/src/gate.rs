@@ -88,24 +88,30 @@ fn gate(spec: &EnvironmentSpec) -> Gate {
     }
 }
 
-/// Makes the environment, or finds it: with the versions of the project's `forebay.lock`, if that has them.
+/// Makes the environment, or finds it: with the versions of the project's `forebay.lock`, if that has them. While a new one is
+/// tried, `ahead` may get ready for it.
 pub fn prepare(
     worker: &Worker,
     gate: &Gate,
     project: &Path,
     events: &(dyn Fn(WorkerEvent) + Sync),
     cancel: &CancelToken,
+    ahead: &(dyn Fn(Ready) + Sync),
 ) -> Result<Ready, NodeError> {
-    let watch = Progress { gate, events, cancel };
     let runtime = worker.runtime.folder().map_err(|failure| run::node_error(&failure))?;
+    let ready = |environment: &Environment| {
+        let imports = forebay_runtime::installed(&environment.python, &gate.imports(project));
+        Ready { environment: environment.clone(), runtime: runtime.clone(), imports }
+    };
+    let assembled = |environment: &Environment| ahead(ready(environment));
+    let watch = Progress { gate, events, cancel, assembled: &assembled };
     let found = pinned(gate, project, events).and_then(|pinned| {
         let environment = worker.environments.prepare(&gate.request, pinned.as_ref(), &watch)?;
         Ok((environment, pinned.is_some()))
     });
     let (environment, pinned) = found.map_err(|error| NodeError { report: error.report(), traceback: None })?;
     events(WorkerEvent::EnvironmentReady { environment: environment.clone(), pinned });
-    let imports = forebay_runtime::installed(&environment.python, &gate.imports(project));
-    Ok(Ready { environment, runtime, imports })
+    Ok(ready(&environment))
 }
 
 /// What the project's `forebay.lock` says about an environment; if it is stale, the user is told.
@@ -123,6 +129,7 @@ struct Progress<'a> {
     gate: &'a Gate,
     events: &'a (dyn Fn(WorkerEvent) + Sync),
     cancel: &'a CancelToken,
+    assembled: &'a (dyn Fn(&Environment) + Sync),
 }
 
 impl Watch for Progress<'_> {
@@ -137,6 +144,9 @@ impl Watch for Progress<'_> {
     }
     fn child_ended(&self, group: u32) {
         self.cancel.leave(group);
+    }
+    fn assembled(&self, environment: &Environment) {
+        (self.assembled)(environment);
     }
 }
 

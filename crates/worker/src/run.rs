@@ -12,7 +12,7 @@ use std::thread::{Builder, Scope};
 use std::time::{Duration, Instant};
 
 use forebay_plan::physical::{Node, NodeId, Work};
-use forebay_runtime::{Answer, CancelToken, Failure, FunctionProcess, Launch, Program, monotonic_ns};
+use forebay_runtime::{Access, Answer, CancelToken, Failure, FunctionProcess, Launch, Program, monotonic_ns};
 use forebay_sched::{Action, Event, Limits, Scheduler, Task, TaskId};
 use forebay_sipc::call::{Bytes, Call, Copied, Reply};
 use forebay_types::{Coded, Fault, Report};
@@ -171,9 +171,17 @@ impl<'run> Run<'run> {
 
     fn start_gate<'scope>(&self, index: usize, scope: &'scope Scope<'scope, 'run>) {
         let (gate, worker, events, cancel) = (&self.gates[index], self.worker, self.events, self.cancel);
-        let (sender, project) = (self.messages.clone(), self.execution.project_dir.as_path());
+        let (sender, execution) = (self.messages.clone(), self.execution);
+        let first = self.gate_of.iter().position(|gate| *gate == Some(index)).map(|id| &execution.plan.nodes[id]);
+        // Its imports take as long as their trial: a zygote for the first function begins with them now.
+        let ahead = move |ready: Ready| {
+            let Some(node) = first else { return };
+            let access = access::node(node, execution);
+            let program = program(node, Some(ready), worker);
+            worker.zygotes.expect(&launch(worker, execution, node, &program, &access));
+        };
         let work = move || {
-            let result = gate::prepare(worker, gate, project, events, cancel);
+            let result = gate::prepare(worker, gate, &execution.project_dir, events, cancel, &ahead);
             // The run waits for this message.
             let _ = sender.send(Message::Gate(index, result));
         };
@@ -186,32 +194,13 @@ impl<'run> Run<'run> {
     /// Starts a node's process on a thread of its own, which then waits for the call.
     fn launch<'scope>(&mut self, id: NodeId, scope: &'scope Scope<'scope, 'run>) -> io::Result<()> {
         let node: &'run Node = &self.execution.plan.nodes[id];
-        let program = match (&node.work, self.gate_of[id].and_then(|gate| self.ready[gate].clone())) {
-            (Work::Python(python), Some(ready)) => Program::Python {
-                warm: gate::warm(python, &ready.environment),
-                imports: ready.imports,
-                python: ready.environment.python,
-                runtime: ready.runtime,
-            },
-            _ => self.worker.system_program(),
-        };
+        let program = program(node, self.gate_of[id].and_then(|gate| self.ready[gate].clone()), self.worker);
         let (jobs, inbox) = channel::<Job>();
         let (worker, execution, events, cancel) = (self.worker, self.execution, self.events, self.cancel);
         let sender = self.messages.clone();
         let work = move || {
-            let limits = process_limits(&node.resources);
             let access = access::node(node, execution);
-            let launch = Launch {
-                node: &node.name,
-                program: &program,
-                folder: &execution.project_dir,
-                limits,
-                sandbox: &worker.sandbox,
-                settings: &execution.sandbox,
-                access: &access,
-                zygotes: Some(&worker.zygotes),
-            };
-            let process = FunctionProcess::spawn(&launch, cancel);
+            let process = FunctionProcess::spawn(&launch(worker, execution, node, &program, &access), cancel);
             // No job: the node is skipped, and dropping the process kills it.
             let Ok(job) = inbox.recv() else { return };
             let mut on_line =
@@ -454,6 +443,38 @@ impl<'run> Run<'run> {
             RunStatus::Failed | RunStatus::Cancelled => Vec::new(),
         };
         Outcome { status, error: self.error, nodes, written: self.written, kept, failed_expectations: self.failed_expectations }
+    }
+}
+
+/// What a node's process executes.
+fn program(node: &Node, ready: Option<Ready>, worker: &Worker) -> Program {
+    match (&node.work, ready) {
+        (Work::Python(python), Some(ready)) => Program::Python {
+            warm: gate::warm(python, &ready.environment),
+            imports: ready.imports,
+            python: ready.environment.python,
+            runtime: ready.runtime,
+        },
+        _ => worker.system_program(),
+    }
+}
+
+fn launch<'a>(
+    worker: &'a Worker,
+    execution: &'a Execution,
+    node: &'a Node,
+    program: &'a Program,
+    access: &'a Access,
+) -> Launch<'a> {
+    Launch {
+        node: &node.name,
+        program,
+        folder: &execution.project_dir,
+        limits: process_limits(&node.resources),
+        sandbox: &worker.sandbox,
+        settings: &execution.sandbox,
+        access,
+        zygotes: Some(&worker.zygotes),
     }
 }
 

@@ -55,27 +55,9 @@ fn rebatch(schema: &SchemaRef, columns: Vec<ArrayRef>, rows: usize) -> Result<Re
     RecordBatch::try_new_with_options(Arc::clone(schema), columns, &RecordBatchOptions::new().with_row_count(Some(rows)))
 }
 
-/// Bytes of a column's strings up to which a batch is turned into plain ones: their offsets count to 2 GiB.
-const PLAIN_BYTES_MAX: usize = 1 << 30;
-
 /// The schema with plain strings and binaries.
 pub(super) fn plain_schema(schema: &SchemaRef) -> SchemaRef {
     Arc::new(Schema::new_with_metadata(changed_fields(schema.fields(), plain), schema.metadata().clone()))
-}
-
-/// The batch in parts whose strings fit into plain ones: views of a join may stand for more bytes than there are.
-pub(super) fn within_offsets(batch: RecordBatch) -> Vec<RecordBatch> {
-    let bytes = |column: &ArrayRef| match column.data_type() {
-        DataType::Utf8View => column.as_string_view().total_buffer_bytes_used(),
-        DataType::BinaryView => column.as_binary_view().total_buffer_bytes_used(),
-        _ => 0,
-    };
-    let rows = batch.num_rows();
-    if rows < 2 || batch.columns().iter().all(|column| bytes(column) <= PLAIN_BYTES_MAX) {
-        return vec![batch];
-    }
-    let (first, second) = (batch.slice(0, rows / 2), batch.slice(rows / 2, rows - rows / 2));
-    [first, second].into_iter().flat_map(within_offsets).collect()
 }
 
 /// The batch with the types of `target`, a [`plain_schema`].
