@@ -3,7 +3,8 @@
 In process (`crates/catalog/examples/latency.rs`) with 1, 8 and 64 writers: on a local disk, on an object store that takes
 20 ms for each call, and on a real S3 server beside it. Through the service, as the command line reaches it (create, diff,
 delete): on the disk and on that server. A against B is the same operation at 10 and at 10,000 tables. Prints p50 and p95,
-and what one and two waits for this disk take at the same time; appends a line to history.jsonl.
+and what one and two waits for this disk take at the same time; appends a line to history.jsonl. All of it takes a quarter of an
+hour; `--only` measures one of its places and `--size` one of its sizes, for a machine that is quiet for some minutes only.
 """
 
 from __future__ import annotations
@@ -23,11 +24,19 @@ import _lab
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 FOREBAY = os.environ.get("FOREBAY_BIN", "forebay")
+#: Tables and branches.
+SIZES = [(1, 1), (10, 1), (100, 100), (10_000, 1), (10, 10_000)]
+PLACES = ("local", "20 ms", "service", "S3", "S3 service")
 TARGETS = {
     "create, service, local, serial": 5.0,
     "create, 20 ms a call, serial": 100.0,
     "create, 20 ms a call, 8 writers": 150.0,
 }
+
+
+def size_text(size: tuple[int, int]) -> str:
+    """`10x1`"""
+    return f"{size[0]}x{size[1]}"
 
 
 def program() -> Path:
@@ -108,20 +117,24 @@ def service(folder: Path, lake: str, latency: Path, tables: int, branches: int, 
 
 def main() -> None:
     """Measures all cases and prints them."""
-    given = _lab.options(__doc__).parse_args()
+    only = {"choices": PLACES, "action": "append", "help": "measure this place; may be given several times [default: all]"}
+    some = {"choices": [*map(size_text, SIZES)], "action": "append", "help": "tables x branches; may be given several times [default: all]"}
+    given = _lab.options(__doc__, only=only, size=some).parse_args()
+    sizes = [size for size in SIZES if not given.size or size_text(size) in given.size]
+    places = given.only or list(PLACES)
     machine = _lab.facts()
     rounds = 3 if given.quick else 40
     latency = program()
     cases: dict[str, dict[str, Any]] = {}
     with tempfile.TemporaryDirectory() as folder:
         waits = disk(Path(folder))
-    s3 = server()
+    s3 = server() if {"S3", "S3 service"} & {*places} else None
     try:
-        measure(given.quick, rounds, latency, s3, cases)
+        measure(given.quick, places, sizes, rounds, latency, s3, cases)
     finally:
         if s3 is not None:
             s3.kill()
-    report(given.quick, machine, cases, waits)
+    report(given.quick, places, sizes, machine, cases, waits)
 
 
 def server() -> Any:
@@ -139,28 +152,34 @@ def server() -> Any:
     return server
 
 
-def measure(quick: bool, rounds: int, latency: Path, s3: Any, cases: dict[str, dict[str, Any]]) -> None:
-    """All cases."""
-    for tables, branches in [(1, 1), (10, 1), (100, 100), (10_000, 1), (10, 10_000)]:
+def measure(
+    quick: bool, places: list[str], sizes: list[tuple[int, int]], rounds: int, latency: Path, s3: Any, cases: dict[str, dict[str, Any]]
+) -> None:
+    """All cases of these places and sizes."""
+    for tables, branches in sizes:
         for writers in (1, 8, 64):
             size = f"{tables} tables, {branches} branches, {writers} writers"
             each = max(2, rounds if writers == 1 else rounds // 4 if writers == 8 else rounds // 16)
             if quick and (tables > 100 or branches > 100 or writers > 8):
                 continue
             with tempfile.TemporaryDirectory() as folder:
-                cases[f"local, {size}"] = in_process(latency, f"{folder}/catalog", tables, branches, writers, each)
-            if branches < 1000:  # as many as these are made one after the other
+                if "local" in places:
+                    cases[f"local, {size}"] = in_process(latency, f"{folder}/catalog", tables, branches, writers, each)
+            if "20 ms" in places and branches < 1000:  # as many as these are made one after the other
                 cases[f"20 ms, {size}"] = in_process(latency, "slow:20", tables, branches, writers, each)
             with tempfile.TemporaryDirectory() as folder:
-                cases[f"service, {size}"] = service(Path(folder), f"file://{folder}/lake", latency, tables, branches, writers, each)
+                if "service" in places:
+                    cases[f"service, {size}"] = service(Path(folder), f"file://{folder}/lake", latency, tables, branches, writers, each)
             if s3 is not None and branches < 1000:
                 prefix = f"s3://lakes/{tables}-{branches}-{writers}"
-                cases[f"S3, {size}"] = in_process(latency, f"{prefix}/i", tables, branches, writers, each)
+                if "S3" in places:
+                    cases[f"S3, {size}"] = in_process(latency, f"{prefix}/i", tables, branches, writers, each)
                 with tempfile.TemporaryDirectory() as folder:
-                    cases[f"S3 service, {size}"] = service(Path(folder), f"{prefix}/s", latency, tables, branches, writers, each)
+                    if "S3 service" in places:
+                        cases[f"S3 service, {size}"] = service(Path(folder), f"{prefix}/s", latency, tables, branches, writers, each)
 
 
-def report(quick: bool, machine: Any, cases: dict[str, dict[str, Any]], waits: dict[str, Any]) -> None:
+def report(quick: bool, places: list[str], sizes: list[tuple[int, int]], machine: Any, cases: dict[str, dict[str, Any]], waits: dict[str, Any]) -> None:
     """Prints and records what was found."""
     operations = ("create", "commit", "diff", "merge", "delete")
     rows = []
@@ -174,16 +193,17 @@ def report(quick: bool, machine: Any, cases: dict[str, dict[str, Any]], waits: d
         "create, 20 ms a call, serial": create("20 ms, 10 tables, 1 branches, 1 writers"),
         "create, 20 ms a call, 8 writers": create("20 ms, 10 tables, 1 branches, 8 writers"),
     }
+    found = {name: value for name, value in found.items() if value is not None}
     for name, value in found.items():
         print(f"{name}: p95 {value:.3g} ms, target {TARGETS[name]:.0f} ms")
     ratio = None
-    if not quick:
+    if not quick and "local" in places and {(10, 1), (10_000, 1)} <= {*sizes}:
         few, many = (cases[f"local, {n} tables, 1 branches, 1 writers"]["create"]["p50_ms"] for n in (10, 10_000))
         ratio = many / few
         print(f"create at 10,000 tables against 10: {ratio:.2f}, target 1.2")
     for name, taken in waits.items():
         print(f"waiting for the disk, {name}: p50 {taken['p50_ms']:.3g} ms, p95 {taken['p95_ms']:.3g} ms")
-    _lab.record("catalog", quick, machine, cases=cases, create_p95_ms=found, create_10000_to_10=ratio, disk_ms=waits)
+    _lab.record("catalog", quick, machine, places=places, sizes=[size_text(size) for size in sizes], cases=cases, create_p95_ms=found, create_10000_to_10=ratio, disk_ms=waits)
 
 
 if __name__ == "__main__":

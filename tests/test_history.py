@@ -168,6 +168,51 @@ def test_merge_conflicts_by_table_and_reason(lab: Lab, client: forebay.Client) -
     assert code(lab, "branch", "merge", "main", "--into", "main") == "CTL0027"
 
 
+def test_the_published_scenarios(lab: Lab, client: forebay.Client) -> None:
+    """What two people do to one lake, as the system we follow documents it."""
+    # Both make the same table, even of the same rows: who merges second is told.
+    for name in ("ann.a", "bob.b"):
+        client.create_branch(name, "main")
+        lab.load("t", table(1), branch=name)
+    lab.load("lab.t", table(8), branch="bob.b")
+    client.merge_branch("ann.a", "main")
+    with pytest.raises(exceptions.MergeConflictError):
+        client.merge_branch("bob.b", "main")
+    assert lab.tables() == ["default.t"], "nothing of a refused merge"
+    # In another namespace both are there.
+    client.delete_table("t", "bob.b")
+    client.revert_table("t", source_ref="main", into_branch="bob.b")
+    client.merge_branch("bob.b", "main")
+    assert lab.tables() == ["default.t", "lab.t"] and xs(lab) == [1] and xs(lab, "lab.t") == [8]
+    # Who branches afterwards replaces the table, also with other columns; the branch of before keeps what it saw.
+    before = client.create_tag("before", "main")
+    client.create_branch("bob.c", "main")
+    lab.load("t", pa.table({"y": ["other"]}), branch="bob.c")
+    client.merge_branch("bob.c", "main")
+    assert lab.rows("SELECT * FROM t") == [{"y": "other"}] and xs(lab, ref="before") == [1]
+    # An expectation that looks at the columns keeps such a change away.
+    source = """
+@forebay.model(materialization_strategy="REPLACE")
+def t():
+    return {"z": [1.5]}
+
+@forebay.expectation()
+def same(t=forebay.Model("t")):
+    return t.column_names == ["y"]
+"""
+    client.create_branch("ann.d", "main")
+    failed = lab.run(lab.project(source), "--ref", "ann.d").failed(1).json
+    assert failed["failed_branch"] and client.get_branch("ann.d").hash == client.get_branch("main").hash
+    with pytest.raises(exceptions.SameRefError):
+        client.merge_branch("ann.d", "main")
+    # Repaired on a branch, and merged once.
+    client.create_branch("fix", "main")
+    client.revert_table("t", source_ref=before, into_branch="fix", replace=True)
+    lab.load("u", table(5), branch="fix")
+    assert client.merge_branch("fix", "main").hash == client.get_branch("fix").hash, "a merge that just moves"
+    assert xs(lab) == [1] and xs(lab, "u") == [5]
+
+
 def test_merges_say_what_they_were_told(lab: Lab, client: forebay.Client) -> None:
     client.create_branch("dev", "main")
     client.create_namespace("raw", "dev")

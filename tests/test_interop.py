@@ -240,6 +240,13 @@ def test_every_operation_one_after_the_other(lab: Lab, duck: duckdb.DuckDBPyConn
     it.rows += rows(range(8, 14))
     it.run('materialization_strategy="APPEND"', rows(range(8, 14)), narrow)
     start = lab.head()
+    # Small files become few: the same rows, and the snapshots before can be forgotten.
+    compacted = lab.json("table", "compact", "t")
+    assert compacted["files_before"] > compacted["files_after"] or layout
+    it.check()
+    lab.forebay("table", "expire", "t", "--older-than", "0s", "--keep", "1").ok()
+    it.check()
+    assert len(StaticTable.from_metadata(lab.metadata("t")).metadata.snapshots) == 1
     # Widen, add, and turn the columns.
     wide = '"k": pa.string(), "v": pa.float32(), "id": pa.int64()'
     it.rows += rows([2**40, 21], v=0.5)
@@ -263,6 +270,8 @@ def test_every_operation_one_after_the_other(lab: Lab, duck: duckdb.DuckDBPyConn
     it.check()
     it.rows += rows([50])
     it.run('materialization_strategy="APPEND"', rows([50]), narrow)
+    lab.forebay("table", "compact", "t").ok()
+    it.check()
     assert kept
 
 

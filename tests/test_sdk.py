@@ -200,3 +200,19 @@ def test_a_forked_process_uses_the_client(client: forebay.Client) -> None:
         finally:
             os._exit(1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 42
+
+
+def test_a_table_of_parquet_files(client: forebay.Client, lab: Lab) -> None:
+    for name, ids in (("a", [1, 2]), ("b", [3])):
+        pyarrow.parquet.write_table(pa.table({"id": ids}), lab.folder / f"{name}.parquet")
+    made = client.create_external_table_from_parquet("t", lab.folder / "*.parquet", branch="main")
+    assert made.is_external() and made.records == 3 and made.fields[0].name == "id"
+    assert client.query("SELECT sum(id) AS s FROM t").to_pylist() == [{"s": 6}]
+    with pytest.raises(exceptions.TableExistsError):
+        client.create_external_table_from_parquet("t", lab.folder / "a.parquet", branch="main")
+    again = client.create_external_table_from_parquet("t", [lab.folder / "a.parquet"], branch="main", overwrite=True)
+    assert again.records == 2
+    with pytest.raises(exceptions.ForbiddenError):
+        client.import_data("t", lab.folder / "b.parquet", branch="main")
+    with pytest.raises(ValueError, match="no search pattern"):
+        client.create_external_table_from_parquet("u", [], branch="main")

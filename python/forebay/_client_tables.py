@@ -252,7 +252,7 @@ class TableMethods(Methods):
 
         Args:
             table: Its name.
-            search_uri: Path, glob, folder or `file://` URI of Parquet, CSV or JSON lines files.
+            search_uri: Path, glob, folder or URI (`file://`, `s3://`, …) of Parquet, CSV or JSON lines files.
             branch: Default: the active branch.
             namespace: Default: `default`.
             partitioned_by: `"day(ts), country"`; columns, `year month day hour` of one, `bucket(16, column)` or
@@ -361,7 +361,7 @@ class TableMethods(Methods):
 
         Args:
             table: Its name here.
-            metadata_json_uri: Path or `file://` URI of its metadata file.
+            metadata_json_uri: Path or URI of its metadata file.
             namespace: Default: `default`.
             branch: Default: the active branch.
             overwrite: Replaces an existing table, also to move on to newer metadata.
@@ -378,6 +378,50 @@ class TableMethods(Methods):
             "table.create-external",
             name=name,
             metadata_uri=absolute_uri(metadata_json_uri),
+            branch=self._branch(branch),
+            namespace=space,
+            overwrite=overwrite,
+        )
+        return to_table(made)
+
+    def create_external_table_from_parquet(
+        self,
+        table: TableArg,
+        search_patterns: Union[str, "os.PathLike[str]", Sequence[Union[str, "os.PathLike[str]"]]],
+        *,
+        branch: BranchArg | None = None,
+        namespace: NamespaceArg | None = None,
+        overwrite: bool = False,
+        client_timeout: float | None = None,
+    ) -> Table:
+        """Makes a table of Parquet files where they lie, to be read. Nothing is copied.
+
+        Args:
+            table: Its name here.
+            search_patterns: Paths, folders, globs or URIs (`file://`, `s3://`, `gs://`, `az://`) of Parquet files; one or
+                several. Folders called `name=value` give a column.
+            branch: Default: the active branch.
+            namespace: Default: `default`.
+            overwrite: Replaces an existing table, also to move on to the files that are there now.
+            client_timeout: Seconds.
+
+        Raises:
+            TableExistsError: if there is a table of that name and `overwrite` is not set.
+            InvalidDataError: if a file is damaged, of another kind, does not go together with the others, or is the lake's own.
+
+        Example:
+            >>> client.create_external_table_from_parquet("trips", "s3://bucket/trips/*.parquet").records  # doctest: +SKIP
+            336776
+        """
+        name, space = table_name(table, namespace)
+        patterns = [search_patterns] if isinstance(search_patterns, (str, os.PathLike)) else list(search_patterns)
+        if not patterns:
+            raise ValueError("there is no search pattern")
+        made = self._ask(
+            "table.create-external",
+            client_timeout,
+            name=name,
+            search_patterns=[absolute_uri(pattern) for pattern in patterns],
             branch=self._branch(branch),
             namespace=space,
             overwrite=overwrite,
@@ -416,7 +460,7 @@ class TableMethods(Methods):
 
         Args:
             table: A table that exists.
-            search_uri: Path, glob, folder or `file://` URI of Parquet, CSV or JSON lines files. Folders called
+            search_uri: Path, glob, folder or URI (`file://`, `s3://`, …) of Parquet, CSV or JSON lines files. Folders called
                 `name=value` give a column.
             branch: Default: the active branch.
             namespace: Default: `default`.

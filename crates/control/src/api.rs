@@ -404,8 +404,12 @@ pub enum Op {
     #[serde(rename = "table.create-external")]
     TableExternal {
         name: String,
-        /// Path or `file://` URI of an Iceberg metadata file (absolute).
-        metadata_uri: String,
+        /// Path or URI of an Iceberg metadata file (absolute): a table of another engine.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        metadata_uri: Option<String>,
+        /// Files, folders and globs of Parquet files (absolute), which make the table. One of the two is given.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        search_patterns: Vec<String>,
         branch: String,
         #[serde(default)]
         namespace: Option<String>,

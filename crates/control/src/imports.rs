@@ -4,7 +4,6 @@
 //! repeated safely. Rows that are replaced take this memory with them.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
 
 use arrow::datatypes::SchemaRef;
 use forebay_catalog::{Changes, CommitInfo, TableEntry};
@@ -163,33 +162,6 @@ impl New {
     }
 }
 
-/// Puts a table of another engine on a branch. Its files stay where they are, and are only read.
-pub(crate) fn create_external(
-    session: &Session<'_>,
-    table: &TableName,
-    metadata_uri: &str,
-    branch: &str,
-    overwrite: bool,
-) -> Result<api::Table, api::Error> {
-    as_job(session, "external-table-create", branch, |job| {
-        let (name, head) = session.branch(branch)?;
-        let tree = session.catalog().tree(&head.hash).map_err(told)?;
-        if !overwrite && tree.tables.contains_key(table) {
-            return Err(Error::TableExists { name: table.to_string(), branch: branch.to_owned() }.into());
-        }
-        let info = session.service.table_info(metadata_uri)?;
-        let location = info.metadata_location.clone();
-        let root = session.lake.tables_root.trim_start_matches("file://");
-        if Path::new(&location).starts_with(root) || Path::new(&info.location).starts_with(root) {
-            return Err(Error::NotExternal { location }.into());
-        }
-        let mut entry = TableEntry::new(location);
-        entry.properties.insert(tables::EXTERNAL_PROPERTY.to_owned(), "true".to_owned());
-        put(session, job, &name, &head.hash, table, entry.clone(), format!("Register the table `{table}`"))?;
-        Ok(tables::describe(table, &entry, &info))
-    })
-}
-
 /// Appends files to a table.
 pub(crate) fn import(session: &Session<'_>, import: &Import) -> Result<ImportResult, api::Error> {
     as_job(session, "table-import", &import.branch, |job| {
@@ -265,7 +237,7 @@ fn append(
 }
 
 /// Puts a table's new metadata on a branch, in one commit. What another writer did to the table meanwhile is a conflict.
-fn put(
+pub(crate) fn put(
     session: &Session<'_>,
     job: &JobHandle,
     branch: &BranchName,

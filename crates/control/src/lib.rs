@@ -19,6 +19,7 @@ pub mod config;
 mod connection;
 mod diff;
 pub mod error;
+mod external;
 mod filter;
 mod history;
 pub mod home;

@@ -76,6 +76,7 @@ fn target(session: &Session<'_>, name: &str, branch: &str, namespace: Option<&st
     let (branch, head) = session.branch(branch)?;
     let tree = session.catalog().tree(&head.hash).map_err(told)?;
     let entry = tree.tables.get(&table).ok_or_else(|| tables::missing(&table, branch.as_str(), &tree))?.clone();
+    tables::check_writable(&table, &entry)?;
     Ok(Target { table, branch, head: head.hash, entry })
 }
 

@@ -65,8 +65,8 @@ fn select(session: &Session<'_>, query: &Query, job: &JobHandle) -> Result<Answe
     let at = session.resolve(&query.at)?;
     let namespace = query.namespace.as_deref().unwrap_or(DEFAULT_NAMESPACE);
     let logical = forebay_plan::query(&query.sql, namespace, query.max_rows).map_err(reports)?;
-    let snapshot = snapshots::take(session, &logical, &at.hash)?;
-    let plan = forebay_plan::physical(&logical, &snapshot).map_err(reports)?;
+    let taken = snapshots::take(session, &logical, &at.hash)?;
+    let plan = forebay_plan::physical(&logical, &taken.snapshot).map_err(reports)?;
     let (sql, tables) = read(&plan)?;
     let mut bounds = Config::load(&session.service.home)?.query(&session.service.home);
     bounds.memory_bytes = query.memory_bytes.or(bounds.memory_bytes);
@@ -74,6 +74,7 @@ fn select(session: &Session<'_>, query: &Query, job: &JobHandle) -> Result<Answe
         sql,
         tables,
         tables_root: session.lake.tables_root.clone(),
+        external_roots: taken.external_roots,
         bounds,
         pipe: query.stream.then(|| pipe(session, job)).transpose()?,
         sandbox: session.service.sandbox()?,

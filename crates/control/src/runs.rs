@@ -106,6 +106,7 @@ struct Planned {
     project: Project,
     logical: LogicalPlan,
     physical: PhysicalPlan,
+    external_roots: Vec<String>,
 }
 
 fn planned(session: &Session<'_>, run: &api::Run, secrets: Option<&Secrets>, at: &Ref) -> Result<Planned, api::Error> {
@@ -121,10 +122,10 @@ fn planned(session: &Session<'_>, run: &api::Run, secrets: Option<&Secrets>, at:
         dry_run: run.dry_run,
     };
     let logical = forebay_plan::logical(&project.sources, &options).map_err(reports)?;
-    let snapshot = snapshots::take(session, &logical, &at.hash)?;
-    let mut physical = forebay_plan::physical(&logical, &snapshot).map_err(reports)?;
+    let taken = snapshots::take(session, &logical, &at.hash)?;
+    let mut physical = forebay_plan::physical(&logical, &taken.snapshot).map_err(reports)?;
     physical.limit(run.cpus, run.memory_bytes);
-    Ok(Planned { project, logical, physical })
+    Ok(Planned { project, logical, physical, external_roots: taken.external_roots })
 }
 
 /// One run on its way.
@@ -256,6 +257,7 @@ impl Attempt<'_> {
             project_dir: planned.project.dir.clone(),
             job_id: self.job.id().to_owned(),
             tables_root: self.session.lake.tables_root.clone(),
+            external_roots: planned.external_roots.clone(),
             strict: self.run.strict,
             preview,
             keep: Vec::new(),

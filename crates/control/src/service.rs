@@ -16,7 +16,7 @@ use crate::error::{Error, Result};
 use crate::home::Home;
 use crate::jobs::{self, JobHandle, Jobs, Wanted};
 use crate::limits::{LIST_ROWS_MAX, TABLE_INFOS_MAX};
-use crate::{history, imports, maintenance, queries, refs, runs, secrets, table_history, tables, version};
+use crate::{external, history, imports, maintenance, queries, refs, runs, secrets, table_history, tables, version};
 
 /// Everything the daemon has at hand, shared by all connections.
 pub struct Service {
@@ -248,9 +248,10 @@ impl Session<'_> {
                 Answer::of(imports::plan(self, &create)?)
             }
             Op::TableApply { plan } => Answer::of(imports::apply(self, &plan)?),
-            Op::TableExternal { name, metadata_uri, branch, namespace, overwrite } => {
+            Op::TableExternal { name, metadata_uri, search_patterns, branch, namespace, overwrite } => {
                 let table = Session::table_name(&name, namespace.as_deref())?;
-                Answer::of(imports::create_external(self, &table, &metadata_uri, &branch, overwrite)?)
+                let outside = external::Outside::of(metadata_uri, search_patterns)?;
+                Answer::of(external::create(self, &table, &outside, &branch, overwrite)?)
             }
             Op::TableHistory { name, at, namespace, limit } => {
                 let table = Session::table_name(&name, namespace.as_deref())?;

@@ -133,6 +133,16 @@ pub(crate) fn missing(table: &TableName, at: &str, tree: &Tree) -> Error {
 /// Property of a table's entry: the table is another engine's, here it is only read.
 pub(crate) const EXTERNAL_PROPERTY: &str = "forebay.external";
 
+/// Property of an external table's entry: files and folders its data is in, as a JSON list, where that is not the folder of its
+/// metadata. In the entry and not in the table's own properties, which other engines write: it opens doors of the sandbox.
+pub(crate) const EXTERNAL_ROOTS_PROPERTY: &str = "forebay.external-roots";
+
+/// Where an entry says that its files are.
+pub(crate) fn external_roots(entry: &TableEntry) -> Vec<String> {
+    let roots = entry.properties.get(EXTERNAL_ROOTS_PROPERTY).and_then(|text| serde_json::from_str(text).ok());
+    roots.unwrap_or_default()
+}
+
 /// The word for what a table is.
 fn kind(entry: &TableEntry) -> &'static str {
     if entry.properties.contains_key(EXTERNAL_PROPERTY) { "EXTERNAL_TABLE" } else { "TABLE" }

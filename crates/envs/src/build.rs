@@ -5,7 +5,8 @@ use std::fs::{File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::mpsc;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread::Builder;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -21,6 +22,9 @@ const DESCRIPTION: &str = "forebay.json";
 
 /// How soon a cancel is noticed while another process makes the same environment.
 const CANCEL_CHECK: Duration = Duration::from_millis(100);
+
+/// How often the byte code that the first imports make is shared while they go on.
+const BYTE_CODE_SHARED: Duration = Duration::from_millis(100);
 
 /// Damaged layers that are fetched again before a build gives up.
 const DAMAGED_MAX: usize = 64;
@@ -233,11 +237,28 @@ impl Early<'_> {
     /// environment itself has the last word.
     fn has_succeeded(self, place: &Path, layers: &[Layer]) -> Result<bool, Error> {
         let Some((started, unpacked)) = self.trial else { return Ok(self.imports.is_empty()) };
-        if !started.finish()?.status.success() {
+        let (over, wait) = mpsc::channel::<()>();
+        let share = || {
+            tree::harvest_byte_code(&unpacked, layers);
+            tree::refresh_byte_code(place, layers)
+        };
+        let output = std::thread::scope(|scope| {
+            // Who gets ready in the environment meanwhile needs not compile the same once more. What fails here fails again below.
+            let work = move || {
+                while wait.recv_timeout(BYTE_CODE_SHARED).is_err_and(|why| why == RecvTimeoutError::Timeout) {
+                    let _ = share();
+                }
+            };
+            // Without a thread it is shared at the end.
+            let _ = Builder::new().name("byte code".to_owned()).spawn_scoped(scope, work);
+            let output = started.finish();
+            drop(over);
+            output
+        })?;
+        if !output.status.success() {
             return Ok(false);
         }
-        tree::harvest_byte_code(&unpacked, layers);
-        tree::refresh_byte_code(place, layers)?;
+        share()?;
         Ok(true)
     }
 }
@@ -292,9 +313,9 @@ fn take_lock(tools: &Tools<'_>, path: &Path) -> Result<File, Error> {
     loop {
         match answer.recv_timeout(CANCEL_CHECK) {
             Ok(locked) => return locked.map_err(Error::io("lock", path)),
-            Err(mpsc::RecvTimeoutError::Timeout) if tools.watch.is_cancelled() => return Err(Error::Cancelled),
-            Err(mpsc::RecvTimeoutError::Timeout) => {}
-            Err(mpsc::RecvTimeoutError::Disconnected) => return Err(Error::io("lock", path)(std::io::ErrorKind::Other.into())),
+            Err(RecvTimeoutError::Timeout) if tools.watch.is_cancelled() => return Err(Error::Cancelled),
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => return Err(Error::io("lock", path)(std::io::ErrorKind::Other.into())),
         }
     }
 }

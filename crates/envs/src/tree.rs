@@ -176,9 +176,13 @@ fn harvest_from(site: &Path, tree: &Path, folders: HashSet<&Path>) {
         let cache = home.join("__pycache__");
         for entry in entries.filter_map(Result::ok) {
             let name = entry.file_name();
-            let stem = name.to_string_lossy().split(".cpython-").next().map(|stem| format!("{stem}.py"));
+            let name_text = name.to_string_lossy();
+            // A file with another end is still being written.
+            let stem = name_text.strip_suffix(".pyc").and_then(|name| name.split(".cpython-").next());
             // Of this layer, and not of another that shares the folder.
-            if stem.is_some_and(|source| home.join(source).is_file()) && fs::create_dir_all(&cache).is_ok() {
+            if stem.map(|stem| format!("{stem}.py")).is_some_and(|source| home.join(source).is_file())
+                && fs::create_dir_all(&cache).is_ok()
+            {
                 // Byte code that is not kept is made again.
                 let _ = fs::hard_link(entry.path(), cache.join(&name));
             }

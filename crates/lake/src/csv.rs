@@ -9,7 +9,7 @@
 //! of numbers, a column of words and `NA` keeps the word.
 
 use std::borrow::Cow;
-use std::fs::File;
+use std::io::{BufRead as _, BufReader, Read};
 use std::sync::Arc;
 
 use arrow::array::{Array as _, ArrayRef, AsArray, RecordBatch, StringArray, TimestampMicrosecondArray};
@@ -18,7 +18,8 @@ use arrow::csv::reader::{Format, Reader};
 use arrow::datatypes::{DataType, Field, Schema as ArrowSchema, TimeUnit};
 
 use crate::cast::{NotKept, cast_exactly};
-use crate::error::{Error, Result};
+use crate::error::Result;
+use crate::found::SourceFile;
 use crate::source::{open, unreadable};
 
 /// Rows looked at together while inferring.
@@ -123,12 +124,12 @@ pub(crate) fn look_type(text: &str) -> DataType {
 }
 
 /// The schema of a file, from all its rows.
-pub(crate) fn infer(path: &str) -> Result<ArrowSchema> {
-    let reader = text_columns(path, INFER_ROWS)?;
+pub(crate) fn infer(file: &SourceFile) -> Result<ArrowSchema> {
+    let reader = text_columns(file, INFER_ROWS)?;
     let schema = reader.schema();
     let mut looks = vec![Look::Nothing; schema.fields().len()];
     for batch in reader {
-        let batch: RecordBatch = batch.map_err(unreadable(path))?;
+        let batch: RecordBatch = batch.map_err(unreadable(&file.path))?;
         for (look, column) in looks.iter_mut().zip(batch.columns()) {
             if *look != Look::Text {
                 let values = column.as_string::<i32>().iter().flatten();
@@ -142,8 +143,12 @@ pub(crate) fn infer(path: &str) -> Result<ArrowSchema> {
 }
 
 /// Reads a file with every column as text; null where the field is empty.
-pub(crate) fn text_columns(path: &str, batch_rows: usize) -> Result<Reader<File>> {
-    let (header, _) = Format::default().with_header(true).infer_schema(open(path)?, Some(0)).map_err(unreadable(path))?;
+pub(crate) fn text_columns(file: &SourceFile, batch_rows: usize) -> Result<Reader<Box<dyn Read + Send>>> {
+    let path = file.path.as_str();
+    let mut start = BufReader::new(open(file)?);
+    // A failure of the store would become a text below.
+    start.fill_buf().map_err(unreadable(path))?;
+    let (header, _) = Format::default().with_header(true).infer_schema(start, Some(0)).map_err(unreadable(path))?;
     if header.fields().is_empty() {
         return Err(unreadable(path)("it has no header line"));
     }
@@ -155,8 +160,8 @@ pub(crate) fn text_columns(path: &str, batch_rows: usize) -> Result<Reader<File>
     ReaderBuilder::new(Arc::new(ArrowSchema::new(fields)))
         .with_header(true)
         .with_batch_size(batch_rows)
-        .build(open(path)?)
-        .map_err(|error| Error::Source { path: path.to_owned(), cause: error.into() })
+        .build(open(file)?)
+        .map_err(unreadable(path))
 }
 
 /// Parses a text column into `kind`.

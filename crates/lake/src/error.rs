@@ -116,6 +116,9 @@ pub enum Error {
     /// A file whose value does not fit the target's type.
     #[error("could not import `{path}`: column `{column}`, {why}")]
     SourceValue { path: String, column: String, why: String },
+    /// A file that cannot be read as part of a table.
+    #[error("could not make `{path}` part of a table: {why}")]
+    Foreign { path: String, why: String },
     /// A pinned snapshot that the table does not have.
     #[error("could not find the snapshot {snapshot} in `{table}`")]
     Snapshot { snapshot: i64, table: String },
@@ -215,6 +218,7 @@ impl Error {
                 Trouble::Unreachable => ("LAK0083", Platform),
                 Trouble::Missing | Trouble::Other => ("LAK0025", Platform),
             },
+            Self::Foreign { .. } => ("LAK0050", Request),
             Self::SortColumn { .. } => ("LAK0041", Request),
             Self::MergeKey { .. } => ("LAK0042", Request),
             Self::MergeRows { .. } => ("LAK0043", Request),
@@ -249,7 +253,9 @@ impl Error {
             Self::AppendType { to, .. } => Some(format!("cast the column to {to}, or replace the table to change its type")),
             Self::Required { .. } => Some("fill the column, or replace the table with a nullable one".into()),
             Self::OverwriteFilter { .. } => Some("use only columns the table is partitioned by".into()),
-            Self::NoSources { .. } => Some("give an absolute path, a folder or a glob such as `/data/*.parquet`".into()),
+            Self::NoSources { .. } => {
+                Some("give a file, a folder or a glob such as `/data/*.parquet` or `s3://bucket/data/*.parquet`".into())
+            }
             Self::SourceFormat { .. } => Some("files must end in `.parquet`, `.csv` or `.jsonl`".into()),
             Self::SourceConflict { .. } => {
                 Some("choose the types in a plan: `forebay table create-plan`, then `forebay table create-plan-apply`".into())
@@ -258,7 +264,10 @@ impl Error {
                 Some(near(name).unwrap_or_else(|| "use `best_effort` to leave unknown columns out".into()))
             }
             Self::SourceValue { .. } => Some("correct the file, or create the table with a wider type".into()),
-            Self::Remote(failure) => remote_hint(failure.trouble).map(str::to_owned),
+            Self::Foreign { .. } => {
+                Some("leave the file out, or import the files: `forebay table create`, then `forebay table import`".into())
+            }
+            Self::Remote(failure) => remote_hint(failure).map(str::to_owned),
             Self::Recorded { .. } => Some(format!("remove the table property `{}`", crate::schema::TYPES_PROPERTY)),
             _ => None,
         }
@@ -266,21 +275,37 @@ impl Error {
 }
 
 /// What to do about a failure of an object store.
-fn remote_hint(trouble: Trouble) -> Option<&'static str> {
-    match trouble {
-        Trouble::Credentials => Some(
-            "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or `[profiles.<name>.storage]` in the \
-             configuration; `GOOGLE_…` and `AZURE_…` for the other stores",
+fn remote_hint(failure: &Failure) -> Option<&'static str> {
+    let scheme = failure.place.split("://").next().unwrap_or_default();
+    match (failure.trouble, scheme) {
+        (Trouble::Credentials, "gs") => Some(
+            "set GOOGLE_SERVICE_ACCOUNT or GOOGLE_APPLICATION_CREDENTIALS to the path of a key file, or \
+             `[profiles.<name>.storage]` in the configuration",
         ),
-        Trouble::Bucket => Some("create the bucket first, and check its name, AWS_ENDPOINT_URL and AWS_REGION"),
+        (Trouble::Credentials, "az") => Some(
+            "set AZURE_STORAGE_ACCOUNT_NAME, and AZURE_STORAGE_ACCOUNT_KEY, AZURE_STORAGE_SAS_KEY or AZURE_CLIENT_ID with \
+             AZURE_CLIENT_SECRET and AZURE_TENANT_ID, or `[profiles.<name>.storage]` in the configuration",
+        ),
+        (Trouble::Credentials, _) => Some(
+            "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or `[profiles.<name>.storage]` in the configuration",
+        ),
+        (Trouble::Bucket, "s3") => Some("create the bucket first, and check its name, AWS_ENDPOINT_URL and AWS_REGION"),
+        (trouble, _) => any_hint(trouble),
+    }
+}
+
+/// The same for any store.
+fn any_hint(trouble: Trouble) -> Option<&'static str> {
+    match trouble {
+        Trouble::Bucket => Some("create it first, and check its name and the account"),
         Trouble::Refused => Some("check the credentials, their region, and what they are allowed to do in this bucket"),
         Trouble::Unreachable => Some("check the network, AWS_ENDPOINT_URL, and that the server runs; then try again"),
-        Trouble::Missing | Trouble::Other => None,
+        Trouble::Credentials | Trouble::Missing | Trouble::Other => None,
     }
 }
 
 /// A failure of an object store that an error was made of, unless it only says that the file is missing; else `other`.
-fn or_remote(cause: Cause, other: impl FnOnce(Cause) -> Error) -> Error {
+pub(crate) fn or_remote(cause: Cause, other: impl FnOnce(Cause) -> Error) -> Error {
     match Failure::within(cause.as_ref()).filter(|failure| failure.trouble != Trouble::Missing) {
         Some(failure) => Error::Remote(failure.clone()),
         None => other(cause),

@@ -6,8 +6,7 @@
 //! date or timestamp parses them.
 
 use std::fmt;
-use std::fs::File;
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Read};
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Fields, Schema as ArrowSchema};
@@ -17,6 +16,7 @@ use serde::Deserialize;
 use serde::de::{MapAccess, SeqAccess, Visitor};
 
 use crate::error::{Error, Result};
+use crate::found::SourceFile;
 use crate::source::{open, unreadable};
 
 /// Nesting of a value, at most: far below what the parser's stack takes.
@@ -141,9 +141,10 @@ impl<'de> Visitor<'de> for LookVisitor {
 }
 
 /// The schema of a file, from all its rows; columns of nothing but null have the type null.
-pub(crate) fn infer(path: &str) -> Result<ArrowSchema> {
+pub(crate) fn infer(file: &SourceFile) -> Result<ArrowSchema> {
+    let path = file.path.as_str();
     let mut look = Look::Struct(Vec::new());
-    for (number, line) in BufReader::new(open(path)?).lines().enumerate() {
+    for (number, line) in BufReader::new(open(file)?).lines().enumerate() {
         let line = line.map_err(unreadable(path))?;
         if line.trim().is_empty() {
             continue;
@@ -187,13 +188,17 @@ fn depth(line: &str) -> usize {
 }
 
 /// Reads a file as the schema that was inferred from it.
-pub(crate) fn rows(path: &str, schema: &ArrowSchema, batch_rows: usize) -> Result<Reader<BufReader<File>>> {
+pub(crate) fn rows(
+    file: &SourceFile,
+    schema: &ArrowSchema,
+    batch_rows: usize,
+) -> Result<Reader<BufReader<Box<dyn Read + Send>>>> {
     ReaderBuilder::new(Arc::new(schema.clone()))
         .with_batch_size(batch_rows)
         // Under keys of several kinds, numbers and truth values become the text they are written as.
         .with_coerce_primitive(true)
-        .build(BufReader::new(open(path)?))
-        .map_err(|error| Error::Source { path: path.to_owned(), cause: error.into() })
+        .build(BufReader::new(open(file)?))
+        .map_err(unreadable(&file.path))
 }
 
 #[cfg(test)]

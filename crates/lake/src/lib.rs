@@ -27,6 +27,7 @@ mod expire;
 mod facts;
 mod files;
 mod foreign;
+mod found;
 mod join;
 mod json;
 mod merge;
@@ -36,6 +37,7 @@ mod partition;
 mod predicate;
 mod provider;
 mod reach;
+mod register;
 mod replay;
 mod rows;
 mod scan;
@@ -58,16 +60,15 @@ pub use error::{Cause, Error, Result};
 pub use expire::{Expired, expire};
 pub use facts::{ColumnFacts, TableFacts, facts};
 pub use foreign::{Change, Creation, Foreign, Refusal, Rules};
+pub use found::{SOURCE_FILES_MAX, SourceFile, SourceFormat, search_root, sources};
 pub use partition::PARTITIONS_MAX;
 pub use provider::LakeTable;
 pub use reach::{FoundFile, files_below, files_of, name, remove_file, remove_files};
+pub use register::register;
 pub use replay::replay;
 pub use scan::{ScanRequest, ScanStats, Scanned, scan};
 pub use schema::TYPES_PROPERTY;
-pub use source::{
-    CASTS_PROPERTY, Reading, SOURCE_FILES_MAX, SourceColumn, SourceFile, SourceFormat, infer_schema, read_source, source_columns,
-    sources,
-};
+pub use source::{CASTS_PROPERTY, Reading, SourceColumn, infer_schema, read_source, source_columns};
 pub use storage::{Failure, Repeat, StorageOptions, Trouble, check_storage, object_store, remote_location, use_storage};
 pub use strings::within_offsets;
 pub use table::{FieldInfo, SnapshotInfo, TableInfo, load};

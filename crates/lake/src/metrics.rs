@@ -7,12 +7,14 @@
 
 use std::collections::{HashMap, HashSet};
 
+use arrow::datatypes::Schema as ArrowSchema;
 use iceberg::spec::{DataContentType, DataFile, DataFileBuilder, DataFileFormat, Datum, PrimitiveType, Schema, Struct};
 use parquet::file::metadata::ParquetMetaData;
 use parquet::file::statistics::Statistics;
 
 use crate::error::{Error, Result};
 use crate::files::Target;
+use crate::schema;
 
 /// Bounds longer than this are left out of the manifest.
 const BOUND_BYTES_MAX: usize = 256;
@@ -76,6 +78,55 @@ pub(crate) fn data_file(written: Written, target: &Target, partition: Struct) ->
         .lower_bounds(columns.lower)
         .upper_bounds(columns.upper)
         .split_offsets(Some(offsets.collect()))
+        .build()
+        .map_err(Error::internal("describe the data file"))
+}
+
+/// A Parquet file of another program.
+pub(crate) struct Found<'a> {
+    pub path: &'a str,
+    pub bytes: u64,
+    pub footer: &'a ParquetMetaData,
+    /// Its columns in Arrow's types.
+    pub schema: &'a ArrowSchema,
+}
+
+/// The Iceberg entry of a file that others wrote. What its statistics say of a column counts if the file has the column at its
+/// top, in the very type of the table, and if it was written by the newer rules for minima and maxima.
+pub(crate) fn found_file(found: &Found<'_>, schema: &Schema, spec_id: i32, partition: Struct) -> Result<DataFile> {
+    let mut columns = Columns::default();
+    for chunk in found.footer.row_groups().iter().flat_map(|group| group.columns()) {
+        let path = chunk.column_path().parts();
+        let (Some(field), [name]) = (path.first().and_then(|name| schema.as_struct().field_by_name(name)), path) else {
+            continue;
+        };
+        let Some(kind) = field.field_type.as_primitive_type() else { continue };
+        *columns.sizes.entry(field.id).or_default() += unsigned(chunk.compressed_size());
+        *columns.values.entry(field.id).or_default() += unsigned(chunk.num_values());
+        let statistics = chunk.statistics();
+        match statistics.and_then(Statistics::null_count_opt) {
+            Some(nulls) => *columns.nulls.entry(field.id).or_default() += nulls,
+            None => drop(columns.unknown_nulls.insert(field.id)),
+        }
+        let same = found.schema.field_with_name(name).is_ok_and(|field| *field.data_type() == schema::read_as(kind));
+        let statistics = statistics.filter(|statistics| same && !statistics.is_min_max_deprecated());
+        columns.add_bounds(field.id, kind, statistics, unsigned(chunk.num_values()));
+    }
+    columns.finish();
+    let mut builder = DataFileBuilder::default();
+    builder
+        .content(DataContentType::Data)
+        .file_path(found.path.to_owned())
+        .file_format(DataFileFormat::Parquet)
+        .partition(partition)
+        .partition_spec_id(spec_id)
+        .record_count(unsigned(found.footer.file_metadata().num_rows()))
+        .file_size_in_bytes(found.bytes)
+        .column_sizes(columns.sizes)
+        .value_counts(columns.values)
+        .null_value_counts(columns.nulls)
+        .lower_bounds(columns.lower)
+        .upper_bounds(columns.upper)
         .build()
         .map_err(Error::internal("describe the data file"))
 }

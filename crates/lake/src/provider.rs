@@ -78,7 +78,8 @@ impl LakeTable {
             return Err(Error::Unsupported { table: table.location.clone(), feature });
         }
         let fields = strings::wanted(&table.clean_schema(&schema), &[], true);
-        let columns = Arc::new(FieldIds::of(&table.location, &schema, &fields, &live.data));
+        let constants = adapter::constants(&table.metadata, &schema, &fields, &live.data);
+        let columns = Arc::new(FieldIds::of(&table.location, &schema, &fields, &live.data).with(constants));
         Ok(Self { table, schema, fields, live, columns })
     }
 
@@ -122,7 +123,8 @@ impl LakeTable {
     /// A file as the scan takes it.
     async fn file(&self, live: &LiveFile, deletes: &Deletes) -> Result<PartitionedFile> {
         let path = live.file.file_path();
-        let file = Arc::new(OneFile::new(path, live.file.file_size_in_bytes()));
+        let named = self.columns.has_constants(path);
+        let file = Arc::new(OneFile::new(path, live.file.file_size_in_bytes(), named));
         let statistics = estimates::of_file(live, &self.table.metadata, &self.schema, &self.fields, deletes.touch(path));
         let part = PartitionedFile::new(path, live.file.file_size_in_bytes()).with_statistics(Arc::new(statistics));
         let part = match deletes.touch(path) {

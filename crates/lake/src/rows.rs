@@ -54,7 +54,7 @@ pub(crate) async fn store(staged: &Staged, rows: Vec<Rows>) -> Result<Vec<DataFi
 }
 
 /// The Arrow schema of the table's Parquet files, with field ids.
-fn stored_schema(schema: &Schema) -> Result<SchemaRef> {
+pub(crate) fn stored_schema(schema: &Schema) -> Result<SchemaRef> {
     schema_to_arrow_schema(schema).map(Arc::new).map_err(Error::internal("turn the schema into Arrow"))
 }
 

@@ -1,4 +1,4 @@
-//! Files to import: finding them, inferring one schema for all, reading them into a table's types.
+//! Files to import: inferring one schema for all, reading them into a table's types. They are found by `found`.
 //!
 //! Values are kept or refused, never changed: see `cast`. Inferred columns are always nullable, so that a later file
 //! may lack them. Folders called `name=value` give a column `name` to the files below them, unless the files have it.
@@ -7,168 +7,28 @@
 //! that was chosen is noted in the table ([`CASTS_PROPERTY`]), so that files are read into it from then on.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::path::{Path, PathBuf};
+use std::io::Read;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions, StringArray, UInt32Array, new_null_array};
 use arrow::compute::take;
 use arrow::datatypes::{DataType, Field, Schema as ArrowSchema, SchemaRef};
-use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use arrow::error::ArrowError;
+use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder};
 
 use crate::cast::{NotKept, cast_exactly};
 use crate::conform::conform;
-use crate::error::{Error, Result, nearest};
-use crate::files::text;
+use crate::error::{Error, Result, nearest, or_remote};
+use crate::found::{SourceFile, SourceFormat};
 use crate::schema::{self, common_type, widens};
-use crate::{csv, json, scan, storage};
+use crate::storage::{Location, Reader};
+use crate::{csv, json, scan};
 
-/// Files of one import, at most.
-pub const SOURCE_FILES_MAX: usize = 100_000;
 /// Table property that notes the columns whose types were chosen: a JSON object from column to the `strptime` format of
 /// their texts, or to null. Values of these columns are cast when files are imported; elsewhere only widened.
 pub const CASTS_PROPERTY: &str = "forebay.import-casts";
-/// What a folder's value is when it stands for null.
-const HIVE_NULL: &str = "__HIVE_DEFAULT_PARTITION__";
 /// Rows of a batch read from a file.
 const BATCH_ROWS: usize = 128 * 1024;
-
-/// A file to import.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SourceFile {
-    /// Absolute path.
-    pub path: String,
-    /// What it holds, by its name.
-    pub format: SourceFormat,
-    /// Size.
-    pub bytes: u64,
-    /// Names and values of the folders called `name=value` above it, from the outside; `None` is null.
-    pub folders: Vec<(String, Option<String>)>,
-}
-
-/// What a file to import holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SourceFormat {
-    /// `.parquet`
-    Parquet,
-    /// `.csv`, with a header line.
-    Csv,
-    /// `.jsonl`, `.ndjson` or `.json`, an object a line.
-    JsonLines,
-}
-
-impl SourceFormat {
-    fn of(path: &Path) -> Option<Self> {
-        match path.extension()?.to_str()?.to_ascii_lowercase().as_str() {
-            "parquet" | "pq" => Some(Self::Parquet),
-            "csv" => Some(Self::Csv),
-            "jsonl" | "ndjson" | "json" => Some(Self::JsonLines),
-            _ => None,
-        }
-    }
-}
-
-/// The Parquet, CSV and JSON lines files at a path, in a folder (with its subfolders), or matched by a glob; sorted by path.
-/// Names that start with `.` or `_` inside folders are left out.
-///
-/// # Errors
-/// [`Error::NoSources`] if nothing is there, [`Error::SourceFormat`] for a single file of another kind.
-pub async fn sources(search_uri: &str) -> Result<Vec<SourceFile>> {
-    let uri = search_uri.to_owned();
-    tokio::task::spawn_blocking(move || find(&uri)).await.map_err(Error::internal("look for files"))?
-}
-
-fn find(uri: &str) -> Result<Vec<SourceFile>> {
-    let nothing = |why: &str| Error::NoSources { uri: uri.to_owned(), why: why.to_owned() };
-    let path = storage::plain_path(uri)?;
-    let mut found = Vec::new();
-    if path.is_file() {
-        let format = SourceFormat::of(&path).ok_or_else(|| Error::SourceFormat { path: text(&path) })?;
-        // Nothing was searched for: all folders above it are its own.
-        return Ok(vec![source(&path, format)?]);
-    }
-    let is_pattern =
-        |part: &std::path::Component<'_>| part.as_os_str().to_str().is_none_or(|part| part.contains(['*', '?', '[']));
-    let root: PathBuf =
-        if path.is_dir() { path.clone() } else { path.components().take_while(|part| !is_pattern(part)).collect() };
-    if path.is_dir() {
-        walk(&path, &mut found)?;
-    } else if text(&path).contains(['*', '?', '[']) {
-        let options = glob::MatchOptions { require_literal_leading_dot: true, ..glob::MatchOptions::new() };
-        let matches = glob::glob_with(&text(&path), options).map_err(|error| nothing(&error.to_string()))?;
-        for path in matches {
-            let path = path.map_err(|error| nothing(&error.to_string()))?;
-            if path.is_dir() {
-                walk(&path, &mut found)?;
-            } else if let Some(format) = SourceFormat::of(&path) {
-                found.push(source(&path, format)?);
-            }
-        }
-    } else {
-        return Err(nothing("there is no such file or folder"));
-    }
-    if found.is_empty() {
-        return Err(nothing("no Parquet, CSV or JSON lines file is there"));
-    }
-    if found.len() > SOURCE_FILES_MAX {
-        return Err(nothing(&format!("there are more than {SOURCE_FILES_MAX} files")));
-    }
-    found.sort_by(|a, b| a.path.cmp(&b.path));
-    found.dedup();
-    Ok(found.into_iter().map(|file| below(&root, file)).collect())
-}
-
-fn walk(folder: &Path, found: &mut Vec<SourceFile>) -> Result<()> {
-    let entries = fs::read_dir(folder).map_err(Error::storage("list", folder))?;
-    for entry in entries {
-        let entry = entry.map_err(Error::storage("list", folder))?;
-        let path: PathBuf = entry.path();
-        if entry.file_name().to_str().is_none_or(|name| name.starts_with(['.', '_'])) {
-            continue;
-        }
-        let kind = entry.file_type().map_err(Error::storage("list", folder))?;
-        if kind.is_dir() {
-            walk(&path, found)?;
-        } else if path.is_file()
-            && let Some(format) = SourceFormat::of(&path)
-        {
-            found.push(source(&path, format)?);
-        }
-    }
-    Ok(())
-}
-
-fn source(path: &Path, format: SourceFormat) -> Result<SourceFile> {
-    let bytes = fs::metadata(path).map_err(Error::storage("look at", path))?.len();
-    Ok(SourceFile { path: text(path), format, bytes, folders: folders(path) })
-}
-
-/// The folders called `name=value` on the way to a file. Values are percent-encoded, as Spark and pyarrow do.
-fn folders(path: &Path) -> Vec<(String, Option<String>)> {
-    let names = path.parent().into_iter().flat_map(Path::components).filter_map(|part| part.as_os_str().to_str());
-    let pairs = names.filter_map(|name| name.split_once('=')).filter(|(name, _)| !name.is_empty());
-    pairs.map(|(name, value)| (unescaped(name), (value != HIVE_NULL).then(|| unescaped(value)))).collect()
-}
-
-/// `%2F` as `/`; what is no such code stays.
-fn unescaped(text: &str) -> String {
-    let mut bytes = Vec::new();
-    let mut rest = text.as_bytes();
-    while let Some((&first, tail)) = rest.split_first() {
-        let code =
-            tail.get(..2).filter(|_| first == b'%').and_then(|hex| u8::from_str_radix(std::str::from_utf8(hex).ok()?, 16).ok());
-        bytes.push(code.unwrap_or(first));
-        rest = if code.is_some() { &tail[2..] } else { tail };
-    }
-    String::from_utf8(bytes).unwrap_or_else(|_| text.to_owned())
-}
-
-/// Leaves only the folders below `root`: what is above was not part of the search.
-fn below(root: &Path, mut file: SourceFile) -> SourceFile {
-    let above = folders(&root.join("file")).len();
-    file.folders.drain(..above.min(file.folders.len()));
-    file
-}
 
 /// One column over all files to import.
 #[derive(Debug, Clone, PartialEq)]
@@ -205,7 +65,11 @@ impl SourceColumn {
 /// [`Error::Source`] for a damaged file.
 pub async fn source_columns(files: &[SourceFile]) -> Result<Vec<SourceColumn>> {
     let files = files.to_vec();
-    tokio::task::spawn_blocking(move || columns_of(&files)).await.map_err(Error::internal("infer the schema"))?
+    let read = move || {
+        let schemas = scan::parallel(&files, &schema_of)?;
+        Ok(columns_of(&files, &schemas.iter().collect::<Vec<_>>()))
+    };
+    tokio::task::spawn_blocking(read).await.map_err(Error::internal("infer the schema"))?
 }
 
 /// The schema of a table for these files.
@@ -213,7 +77,11 @@ pub async fn source_columns(files: &[SourceFile]) -> Result<Vec<SourceColumn>> {
 /// # Errors
 /// [`Error::SourceConflict`] names each column whose types do not go together, with the files.
 pub async fn infer_schema(files: &[SourceFile]) -> Result<SchemaRef> {
-    let columns = source_columns(files).await?;
+    one_schema(source_columns(files).await?)
+}
+
+/// The schema of columns that have a type each.
+pub(crate) fn one_schema(columns: Vec<SourceColumn>) -> Result<SchemaRef> {
     let conflict = |column: &SourceColumn| {
         let files: Vec<String> = column.seen.iter().map(|(kind, file)| format!("{kind} in `{file}`")).collect();
         format!("column `{}` is {}", column.name, files.join(", "))
@@ -234,11 +102,11 @@ struct Seen {
     all_text: bool,
 }
 
-fn columns_of(files: &[SourceFile]) -> Result<Vec<SourceColumn>> {
-    let schemas = scan::parallel(files, &schema_of)?;
+/// The columns of files with these schemas.
+pub(crate) fn columns_of(files: &[SourceFile], schemas: &[&ArrowSchema]) -> Vec<SourceColumn> {
     let mut places: BTreeMap<String, usize> = BTreeMap::new();
     let mut columns: Vec<Seen> = Vec::new();
-    for (file, schema) in files.iter().zip(&schemas) {
+    for (file, schema) in files.iter().zip(schemas) {
         let own = schema
             .fields()
             .iter()
@@ -269,7 +137,7 @@ fn columns_of(files: &[SourceFile]) -> Result<Vec<SourceColumn>> {
         }
         column
     };
-    Ok(columns.into_iter().map(settled).collect())
+    columns.into_iter().map(settled).collect()
 }
 
 /// The narrowest type that holds both; whole numbers and floats that do not fit exactly become float64, and each value
@@ -283,25 +151,33 @@ fn common(a: &DataType, b: &DataType) -> Option<DataType> {
 fn schema_of(file: &SourceFile) -> Result<ArrowSchema> {
     let schema = match file.format {
         SourceFormat::Parquet => parquet(file)?.schema().as_ref().clone(),
-        SourceFormat::Csv => csv::infer(&file.path)?,
-        SourceFormat::JsonLines => json::infer(&file.path)?,
+        SourceFormat::Csv => csv::infer(file)?,
+        SourceFormat::JsonLines => json::infer(file)?,
     };
     schema::check_columns(&schema).map_err(|error| Error::Source { path: file.path.clone(), cause: error.into() })?;
     Ok(schema)
 }
 
-fn parquet(file: &SourceFile) -> Result<ParquetRecordBatchReaderBuilder<File>> {
-    open(&file.path).and_then(|open| ParquetRecordBatchReaderBuilder::try_new(open).map_err(unreadable(&file.path)))
+pub(crate) fn parquet(file: &SourceFile) -> Result<ParquetRecordBatchReaderBuilder<Reader>> {
+    let mut reader = opened(file)?;
+    reader.prefetch_tail().map_err(unreadable(&file.path))?;
+    ParquetRecordBatchReaderBuilder::try_new(reader).map_err(unreadable(&file.path))
 }
 
-/// Opens a file to import.
-pub(crate) fn open(path: &str) -> Result<File> {
-    File::open(path).map_err(unreadable(path))
+/// Opens a file to import, at any place of it.
+pub(crate) fn opened(file: &SourceFile) -> Result<Reader> {
+    let opened = Location::parse(&file.path).map(|place| Reader::open_version(&place, file.bytes, file.version.clone()))?;
+    opened.map_err(unreadable(&file.path))
 }
 
-/// An [`Error::Source`] maker for `map_err`.
+/// Opens a file to import, from its beginning to its end.
+pub(crate) fn open(file: &SourceFile) -> Result<Box<dyn Read + Send>> {
+    Ok(Box::new(opened(file)?.through()))
+}
+
+/// An [`Error::Source`] maker for `map_err`. What an object store has to say is told as that.
 pub(crate) fn unreadable<E: Into<crate::Cause>>(path: &str) -> impl FnOnce(E) -> Error + '_ {
-    move |cause| Error::Source { path: path.to_owned(), cause: cause.into() }
+    move |cause| or_remote(cause.into(), |cause| Error::Source { path: path.to_owned(), cause })
 }
 
 /// How files are read into a table.
@@ -340,22 +216,46 @@ fn read(file: &SourceFile, target: &SchemaRef, reading: &Reading) -> Result<Vec<
     let (schema, batches): (SchemaRef, Box<dyn Iterator<Item = Result<RecordBatch>>>) = match file.format {
         SourceFormat::Parquet => {
             let reader = parquet(file)?;
-            let schema = Arc::clone(reader.schema());
-            let reader = reader.with_batch_size(BATCH_ROWS).build().map_err(unreadable(&file.path))?;
-            (schema, Box::new(reader.map(|batch| batch.map_err(failed))))
+            (Arc::clone(reader.schema()), Box::new(row_groups(file, &reader)))
         }
         SourceFormat::Csv => {
-            let reader = csv::text_columns(&file.path, BATCH_ROWS)?;
+            let reader = csv::text_columns(file, BATCH_ROWS)?;
             (reader.schema(), Box::new(reader.map(|batch| batch.map_err(failed))))
         }
         SourceFormat::JsonLines => {
-            let schema = json::infer(&file.path)?;
-            let reader = json::rows(&file.path, &schema, BATCH_ROWS)?;
+            let schema = json::infer(file)?;
+            let reader = json::rows(file, &schema, BATCH_ROWS)?;
             (Arc::new(schema), Box::new(reader.map(|batch| batch.map_err(failed))))
         }
     };
     check_columns(file, &schema, target, reading.best_effort)?;
     shape_all(file, batches, target, &|name, array, kind| convert(file.format, reading, name, array, kind))
+}
+
+/// The rows of a Parquet file, one row group after the other: in an object store each is fetched at once.
+fn row_groups<'a>(
+    file: &'a SourceFile,
+    builder: &ParquetRecordBatchReaderBuilder<Reader>,
+) -> impl Iterator<Item = Result<RecordBatch>> + 'a {
+    let metadata = ArrowReaderMetadata::try_new(Arc::clone(builder.metadata()), ArrowReaderOptions::new());
+    let groups = 0..builder.metadata().num_row_groups();
+    let group = move |index: usize| {
+        let metadata = metadata.as_ref().map_err(|error| unreadable(&file.path)(error.to_string()))?;
+        let mut reader = opened(file)?;
+        let chunks = metadata.metadata().row_group(index).columns().iter().map(|chunk| chunk.byte_range());
+        let ranges: Vec<_> = chunks.map(|(start, bytes)| start..start.saturating_add(bytes).min(file.bytes)).collect();
+        reader.prefetch(&ranges).map_err(unreadable(&file.path))?;
+        let rows = ParquetRecordBatchReaderBuilder::new_with_metadata(reader, metadata.clone());
+        rows.with_row_groups(vec![index]).with_batch_size(BATCH_ROWS).build().map_err(unreadable(&file.path))
+    };
+    groups.map(group).flat_map(move |group| {
+        let (rows, failed) = match group {
+            Ok(rows) => (Some(rows), None),
+            Err(error) => (None, Some(Err(error))),
+        };
+        let read = move |batch: Result<RecordBatch, ArrowError>| batch.map_err(unreadable(&file.path));
+        rows.into_iter().flatten().map(read).chain(failed)
+    })
 }
 
 /// One column of a file as the table's type.

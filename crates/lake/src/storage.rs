@@ -24,6 +24,7 @@ pub(crate) use file::{Reader, Writer};
 pub(crate) use io::file_io;
 #[cfg(test)]
 pub(crate) use remote::stand_in;
+pub(crate) use remote::{Bucket, Opened, Place, ready, wait};
 pub use remote::{Failure, Repeat, StorageOptions, Trouble, check_storage, object_store, remote_location, use_storage};
 
 /// Where a file or folder is.
@@ -81,14 +82,6 @@ fn local(location: &str) -> Result<PathBuf> {
     }
     let trimmed = path.trim_end_matches('/');
     Ok(PathBuf::from(if trimmed.is_empty() { "/" } else { trimmed }))
-}
-
-/// The local path of a location, without a trailing slash; a location in an object store has none.
-pub(crate) fn plain_path(location: &str) -> Result<PathBuf> {
-    match Location::parse(location)? {
-        Location::Local(path) => Ok(path),
-        Location::Remote(_) => Err(Error::Location { location: location.to_owned() }),
-    }
 }
 
 /// A location in its one form.
@@ -243,10 +236,10 @@ mod tests {
     #[test]
     fn locations() {
         for (location, path) in [("/a/b/", "/a/b"), ("file:///a b", "/a b"), ("file:/a", "/a"), ("/", "/")] {
-            assert_eq!(plain_path(location).unwrap(), Path::new(path));
+            assert_eq!(Location::parse(location).unwrap(), Location::Local(path.into()));
         }
-        for bad in ["a/b", "s3://bucket/t", "file://host", "", "/a\0b", "ftp://host/t"] {
-            assert!(plain_path(bad).is_err(), "{bad}");
+        for bad in ["a/b", "file://host", "", "/a\0b", "ftp://host/t"] {
+            assert!(Location::parse(bad).is_err(), "{bad}");
         }
         assert_eq!(plain_location("s3a://bucket/t/").unwrap(), "s3://bucket/t");
         assert!(plain_location("s3://bucket//t").is_err());

@@ -4,11 +4,13 @@
 
 mod codes;
 mod evolve;
+mod found;
 mod imports;
 mod maintenance;
 mod merge;
 mod model;
 mod pruning;
+mod register;
 mod remote;
 mod replay;
 mod row_deletes;

@@ -6,7 +6,7 @@
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
-use forebay_lake::{Error, Mode, Reading, SourceFile, WriteRequest};
+use forebay_lake::{Error, Mode, Reading, SourceFile, Trouble, WriteRequest};
 use forebay_types::Coded as _;
 
 use crate::limits::IMPORT_BYTES_MAX;
@@ -43,7 +43,9 @@ pub async fn import(base: &str, files: &[String], options: Options, properties: 
                 pending.extend(batches);
                 done.files.push(file.clone());
             }
-            Err(error) if options.continue_on_error => done.failed.push((file.clone(), error.report().to_string())),
+            Err(error) if options.continue_on_error && is_of_one_file(&error) => {
+                done.failed.push((file.clone(), error.report().to_string()))
+            }
             Err(error) => return Err(error),
         }
         if pending_bytes > IMPORT_BYTES_MAX {
@@ -55,6 +57,14 @@ pub async fn import(base: &str, files: &[String], options: Options, properties: 
         append(&mut done, &schema, pending, properties).await?;
     }
     Ok(done)
+}
+
+/// Whether an error says something of a file, and not of the way to all of them.
+fn is_of_one_file(error: &Error) -> bool {
+    match error {
+        Error::Remote(failure) => matches!(failure.trouble, Trouble::Missing | Trouble::Other),
+        _ => true,
+    }
 }
 
 /// One file's rows, in the table's columns. A name with a `*` in it is a name, not a pattern: the file is there.

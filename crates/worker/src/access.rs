@@ -21,12 +21,12 @@ pub fn node(node: &Node, execution: &Execution, spill: Option<&Path>) -> Access 
 
 /// Where a node of ours reads and writes tables.
 fn locations<'a>(node: &'a Node, execution: &'a Execution) -> impl Iterator<Item = &'a str> {
-    let (first, second) = match &node.work {
-        Work::Scan(scan) => (Some(scan.metadata_location.as_str()), None),
-        Work::Write(write) => (Some(execution.tables_root.as_str()), write.base.as_deref()),
-        Work::Python(_) | Work::Sql(_) => (None, None),
+    let (first, second, others) = match &node.work {
+        Work::Scan(scan) => (Some(scan.metadata_location.as_str()), None, execution.external_roots.as_slice()),
+        Work::Write(write) => (Some(execution.tables_root.as_str()), write.base.as_deref(), [].as_slice()),
+        Work::Python(_) | Work::Sql(_) => (None, None, [].as_slice()),
     };
-    first.into_iter().chain(second)
+    first.into_iter().chain(second).chain(others.iter().map(String::as_str))
 }
 
 /// How a node of ours reaches object stores, if it has to. User code is never told.
@@ -69,7 +69,8 @@ fn local(node: &Node, execution: &Execution, tables: Option<PathBuf>) -> Access 
         Work::Scan(scan) => {
             // A table of a lake elsewhere may still name files of this disk.
             let tables = tables.or_else(|| local_root(execution));
-            Access { read: tables.into_iter().chain(table(&scan.metadata_location)).collect(), ..Access::default() }
+            let own = tables.into_iter().chain(table(&scan.metadata_location));
+            Access { read: own.chain(near(&execution.external_roots)).collect(), ..Access::default() }
         }
         Work::Write(write) => {
             let tables = tables.or_else(|| local_root(execution));
@@ -85,7 +86,8 @@ fn local(node: &Node, execution: &Execution, tables: Option<PathBuf>) -> Access 
 pub fn query(query: &Query, spill: &Path) -> Access {
     let tables = query.tables.iter().filter_map(|one| table(&one.metadata_location));
     let root = (!is_remote(&query.tables_root)).then(|| path(&query.tables_root));
-    let access = Access { read: root.into_iter().chain(tables).collect(), write: vec![spill.to_owned()], internet: false };
+    let read = root.into_iter().chain(tables).chain(near(&query.external_roots)).collect();
+    let access = Access { read, write: vec![spill.to_owned()], internet: false };
     if reaches_out(query) { remote(access, &query.storage) } else { access }
 }
 
@@ -95,7 +97,13 @@ pub fn query_storage(query: &Query) -> call::Storage {
 }
 
 fn reaches_out(query: &Query) -> bool {
-    query.tables.iter().map(|one| &one.metadata_location).chain([&query.tables_root]).any(|location| is_remote(location))
+    let tables = query.tables.iter().map(|one| &one.metadata_location);
+    tables.chain([&query.tables_root]).chain(&query.external_roots).any(|location| is_remote(location))
+}
+
+/// Those of these places that are on this disk, and there.
+fn near(roots: &[String]) -> impl Iterator<Item = PathBuf> {
+    roots.iter().filter(|root| !is_remote(root)).map(|root| path(root)).filter(|path| path.exists())
 }
 
 /// For an import.

@@ -103,6 +103,8 @@ pub struct Execution {
     pub job_id: String,
     /// Folder for new tables, a path or `file://` URI.
     pub tables_root: String,
+    /// Files and folders, here or in object stores, that tables of others lie in.
+    pub external_roots: Vec<String>,
     /// Failed expectations and mismatching columns are errors.
     pub strict: bool,
     /// Rows of results to show.

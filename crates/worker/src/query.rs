@@ -29,6 +29,8 @@ pub struct Query {
     pub tables: Vec<QueryTable>,
     /// Folder of the lake's tables, a path or `file://` URI.
     pub tables_root: String,
+    /// Files and folders, here or in object stores, that tables of others lie in.
+    pub external_roots: Vec<String>,
     /// Memory and disk.
     pub bounds: Bounds,
     /// Where rows go as an Arrow IPC stream; `None`: they are kept as a table.

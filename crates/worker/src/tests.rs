@@ -34,6 +34,7 @@ fn run(executor: &str, nodes: Vec<Node>, cancel: &CancelToken) -> (Outcome, Vec<
         project_dir: folder.path().to_owned(),
         job_id: "job".into(),
         tables_root: folder.path().join("tables").to_string_lossy().into_owned(),
+        external_roots: vec![],
         strict: true,
         preview: None,
         keep: vec![],

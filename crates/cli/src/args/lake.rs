@@ -510,7 +510,7 @@ pub struct TableRevertArgs {
 pub struct TableImportArgs {
     /// Name of the table, `name` or `namespace.name`
     pub name: String,
-    /// Path, folder, glob or file:// URI of the files
+    /// Path, folder, glob or URI (file://, s3://, gs://, az://) of the files
     #[arg(long, visible_alias = "from", value_name = "FILES")]
     pub search_uri: String,
     /// Branch to import on [default: the active branch]

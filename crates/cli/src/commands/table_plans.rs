@@ -63,7 +63,8 @@ pub fn apply(context: &Context, session: &mut Session, args: &TableApplyArgs) ->
 pub fn external(context: &Context, session: &mut Session, args: TableExternalArgs) -> Result<()> {
     let op = Op::TableExternal {
         name: args.name,
-        metadata_uri: absolute(&args.metadata_json_uri)?,
+        metadata_uri: args.metadata_json_uri.as_deref().map(absolute).transpose()?,
+        search_patterns: args.search_pattern.iter().map(|pattern| absolute(pattern)).collect::<Result<_>>()?,
         branch: session.or_active(args.branch),
         namespace: args.namespace,
         overwrite: args.overwrite,

@@ -2,8 +2,9 @@
 //!
 //! Iceberg files know columns by field id, so a renamed column is found, and one that was dropped and made again is not taken
 //! for the old one. Files without ids (imported, or of other engines) are read by name. A column the file does not have is
-//! null; one of another type is brought to the table's by the rules of all reads.
+//! null, or what the file's identity partition says; one of another type is brought to the table's by the rules of all reads.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
@@ -16,12 +17,20 @@ use datafusion::logical_expr::ColumnarValue;
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::expressions::{CastExpr, Column, Literal};
 use datafusion::physical_expr_adapter::{PhysicalExprAdapter, PhysicalExprAdapterFactory};
-use iceberg::spec::{Schema, Type};
+use iceberg::spec::{Schema, TableMetadata, Type};
 
 use super::external;
+use crate::cast::cast_exactly;
 use crate::conform::{conform, field_id};
 use crate::error::Error;
+use crate::statistics::{identity_value, literals};
 use crate::table::LiveFile;
+
+/// What [`OneFile`](super::reader::OneFile) adds to the metadata of a file's schema: its path, which [`Constants`] are found by.
+pub(super) const PATH_KEY: &str = "forebay.path";
+
+/// Values of identity partitions, by path and then field id. Files of imported tables lack these columns.
+pub(super) type Constants = HashMap<String, HashMap<i32, ScalarValue>>;
 
 /// The table's columns, as they are looked for in files.
 #[derive(Debug)]
@@ -29,6 +38,7 @@ pub(super) struct FieldIds {
     /// The table's metadata file, for messages.
     table: String,
     wanted: Arc<[Wanted]>,
+    constants: Arc<Constants>,
 }
 
 /// A column of the table.
@@ -51,14 +61,46 @@ impl FieldIds {
             may_have_nan: field.data_type().is_floating()
                 && files.iter().any(|live| live.file.nan_value_counts().get(&stored.id) != Some(&0)),
         });
-        Self { table: table.to_owned(), wanted: wanted.collect() }
+        Self { table: table.to_owned(), wanted: wanted.collect(), constants: Arc::default() }
     }
+
+    /// With values of identity partitions.
+    pub fn with(self, constants: Constants) -> Self {
+        Self { constants: Arc::new(constants), ..self }
+    }
+
+    /// Whether a file has values of identity partitions.
+    pub fn has_constants(&self, path: &str) -> bool {
+        self.constants.contains_key(path)
+    }
+}
+
+/// The values of identity partitions of files, in the types of `fields`. Those that cannot be told are left to the file.
+pub(super) fn constants(metadata: &TableMetadata, schema: &Schema, fields: &SchemaRef, files: &[LiveFile]) -> Constants {
+    let mut constants = Constants::new();
+    if metadata.partition_specs_iter().all(|spec| spec.is_unpartitioned()) {
+        return constants;
+    }
+    for live in files {
+        for (stored, field) in schema.as_struct().fields().iter().zip(fields.fields()) {
+            let Some(Some(value)) = identity_value(live, metadata, stored.id) else { continue };
+            let one = stored.field_type.as_primitive_type().and_then(|kind| literals(kind, std::iter::once(Some(&value))));
+            let cast = one.and_then(|one| cast_exactly(&one, field.data_type()).ok());
+            if let Some(value) = cast.and_then(|one| ScalarValue::try_from_array(&one, 0).ok()) {
+                constants.entry(live.file.file_path().to_owned()).or_default().insert(stored.id, value);
+            }
+        }
+    }
+    constants
 }
 
 impl PhysicalExprAdapterFactory for FieldIds {
     fn create(&self, logical: SchemaRef, physical: SchemaRef) -> Result<Arc<dyn PhysicalExprAdapter>, DataFusionError> {
         let has_ids = physical.fields().iter().any(|field| field_id(field).is_some());
-        Ok(Arc::new(Adapter { table: self.table.clone(), wanted: Arc::clone(&self.wanted), logical, physical, has_ids }))
+        let path = physical.metadata().get(PATH_KEY).cloned();
+        let constants = path.map(|path| (Arc::clone(&self.constants), path));
+        let (table, wanted) = (self.table.clone(), Arc::clone(&self.wanted));
+        Ok(Arc::new(Adapter { table, wanted, logical, physical, has_ids, constants }))
     }
 }
 
@@ -70,6 +112,8 @@ struct Adapter {
     logical: SchemaRef,
     physical: SchemaRef,
     has_ids: bool,
+    /// The values of all files, and which is this one.
+    constants: Option<(Arc<Constants>, String)>,
 }
 
 impl PhysicalExprAdapter for Adapter {
@@ -91,6 +135,10 @@ impl Adapter {
             false => fields.iter().position(|field| field.name() == name),
         };
         let Some(index) = found else {
+            let constant = self.constants.as_ref().and_then(|(all, path)| all.get(path)?.get(&wanted.id));
+            if let Some(value) = constant {
+                return Ok(Arc::new(Literal::new(value.clone())));
+            }
             if !wanted.field.is_nullable() {
                 let why = format!("the required column `{name}` is not in one of its data files");
                 return Err(external(Error::metadata(&self.table)(why)));

@@ -16,10 +16,11 @@ use parquet::arrow::ARROW_SCHEMA_META_KEY;
 use parquet::arrow::arrow_reader::ArrowReaderOptions;
 use parquet::arrow::async_reader::AsyncFileReader;
 use parquet::errors::ParquetError;
-use parquet::file::metadata::{FileMetaData, ParquetMetaData, ParquetMetaDataBuilder, ParquetMetaDataReader};
+use parquet::file::metadata::{FileMetaData, KeyValue, ParquetMetaData, ParquetMetaDataBuilder, ParquetMetaDataReader};
 use parquet::file::reader::ChunkReader as _;
 use tokio::sync::OnceCell;
 
+use super::adapter::PATH_KEY;
 use crate::error::{Error, Result};
 use crate::scan::open_file;
 
@@ -28,12 +29,14 @@ use crate::scan::open_file;
 pub(super) struct OneFile {
     path: String,
     bytes: u64,
+    /// Whether the file's schema says which file it is of.
+    named: bool,
     metadata: OnceCell<Arc<ParquetMetaData>>,
 }
 
 impl OneFile {
-    pub fn new(path: &str, bytes: u64) -> Self {
-        Self { path: path.to_owned(), bytes, metadata: OnceCell::new() }
+    pub fn new(path: &str, bytes: u64, named: bool) -> Self {
+        Self { path: path.to_owned(), bytes, named, metadata: OnceCell::new() }
     }
 
     pub fn path(&self) -> &str {
@@ -56,7 +59,7 @@ impl OneFile {
         let mut file = open_file(&self.path, Some(self.bytes))?;
         file.prefetch_tail().map_err(Error::data_file(&self.path))?;
         let metadata = ParquetMetaDataReader::new().parse_and_finish(&file).map_err(Error::data_file(&self.path))?;
-        Ok(Arc::new(without_arrow_schema(metadata)))
+        Ok(Arc::new(with_own_pairs(metadata, self.named.then_some(self.path.as_str()))))
     }
 
     fn read(&self, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
@@ -77,13 +80,16 @@ impl OneFile {
     }
 }
 
-/// The types a file was written from are not the table's, which come from its own metadata.
-fn without_arrow_schema(metadata: ParquetMetaData) -> ParquetMetaData {
+/// The types a file was written from are not the table's, which come from its own metadata. `path`: what to call the file.
+fn with_own_pairs(metadata: ParquetMetaData, path: Option<&str>) -> ParquetMetaData {
     let file = metadata.file_metadata();
-    let Some(pairs) = file.key_value_metadata().filter(|pairs| pairs.iter().any(|pair| pair.key == ARROW_SCHEMA_META_KEY)) else {
+    let old = file.key_value_metadata().map(Vec::as_slice).unwrap_or_default();
+    let ours = |pair: &&KeyValue| [ARROW_SCHEMA_META_KEY, PATH_KEY].contains(&pair.key.as_str());
+    if path.is_none() && !old.iter().any(|pair| ours(&pair)) {
         return metadata;
-    };
-    let pairs = pairs.iter().filter(|pair| pair.key != ARROW_SCHEMA_META_KEY).cloned().collect();
+    }
+    let name = path.map(|path| KeyValue::new(PATH_KEY.to_owned(), path.to_owned()));
+    let pairs = old.iter().filter(|pair| !ours(pair)).cloned().chain(name).collect();
     let plain = FileMetaData::new(
         file.version(),
         file.num_rows(),

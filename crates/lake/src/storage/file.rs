@@ -10,7 +10,8 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use object_store::{ObjectStoreExt as _, PutMode, PutOptions, PutPayload, WriteMultipart};
+use futures::{StreamExt as _, TryStreamExt as _};
+use object_store::{GetOptions, ObjectStoreExt as _, PutMode, PutOptions, PutPayload, WriteMultipart};
 use parquet::errors::{ParquetError, Result as ParquetResult};
 use parquet::file::reader::{ChunkReader, Length};
 
@@ -21,10 +22,14 @@ use super::remote::{self, Failure, Opened, Place, wait};
 const PART_BYTES: usize = 16 << 20;
 /// Parts under way at once.
 const PARTS_AT_ONCE_MAX: usize = 3;
+/// Ranges of an object that are fetched at once.
+const RANGES_AT_ONCE_MAX: usize = 8;
 /// Bytes read at the end of a file for its footer, which then mostly needs no second request.
 const TAIL_BYTES: u64 = 64 << 10;
 /// Bytes read ahead where nobody said how much is needed.
 const READ_AHEAD_BYTES: u64 = 256 << 10;
+/// Bytes read ahead where all of a file is read.
+const READ_THROUGH_BYTES: u64 = 8 << 20;
 
 /// A file that is read at any place, by any number of threads.
 pub(crate) enum Reader {
@@ -37,6 +42,8 @@ pub(crate) struct Remote {
     opened: Opened,
     place: Place,
     bytes: u64,
+    /// The one version that is read, of an object that is not ours; ours never change.
+    version: Option<String>,
     parts: Vec<(u64, Bytes)>,
 }
 
@@ -55,8 +62,24 @@ impl Reader {
                         found.map_err(opened.failed("read", place))?.size
                     }
                 };
-                Ok(Self::Remote(Remote { opened, place: place.clone(), bytes, parts: Vec::new() }))
+                Ok(Self::Remote(Remote { opened, place: place.clone(), bytes, version: None, parts: Vec::new() }))
             }
+        }
+    }
+
+    /// Opens a file of another program: what is read of an object is of this version, or an error.
+    pub(crate) fn open_version(location: &Location, bytes: u64, version: Option<String>) -> io::Result<Self> {
+        Ok(match Self::open(location, Some(bytes))? {
+            Self::Remote(remote) => Self::Remote(Remote { version, ..remote }),
+            local => local,
+        })
+    }
+
+    /// The file from its beginning to its end.
+    pub(crate) fn through(self) -> Stream {
+        match self {
+            Self::Local(file) => Stream::Local(BufReader::new(file)),
+            Self::Remote(file) => Stream::Remote { file, at: 0, buffer: Bytes::new(), ahead: READ_THROUGH_BYTES },
         }
     }
 
@@ -82,7 +105,16 @@ impl Remote {
             return Ok(());
         }
         let (store, path, wanted) = (Arc::clone(&self.opened.store), self.place.path(), ranges.clone());
-        let fetched = wait(async move { store.get_ranges(&path, &wanted).await });
+        let fetched = match &self.version {
+            None => wait(async move { store.get_ranges(&path, &wanted).await }),
+            Some(_) => {
+                let each: Vec<_> = wanted.into_iter().map(|range| self.options(range)).collect();
+                wait(async move {
+                    let each = each.into_iter().map(|options| async { store.get_opts(&path, options).await?.bytes().await });
+                    futures::stream::iter(each).buffered(RANGES_AT_ONCE_MAX).try_collect::<Vec<Bytes>>().await
+                })
+            }
+        };
         let fetched = fetched.map_err(self.opened.failed("read", &self.place))?;
         self.parts.extend(ranges.iter().map(|range| range.start).zip(fetched));
         Ok(())
@@ -97,8 +129,13 @@ impl Remote {
     }
 
     fn fetch(&self, range: Range<u64>) -> Result<Bytes, Failure> {
-        let (store, path) = (Arc::clone(&self.opened.store), self.place.path());
-        wait(async move { store.get_range(&path, range).await }).map_err(self.opened.failed("read", &self.place))
+        let (store, path, options) = (Arc::clone(&self.opened.store), self.place.path(), self.options(range));
+        let got = wait(async move { store.get_opts(&path, options).await?.bytes().await });
+        got.map_err(self.opened.failed("read", &self.place))
+    }
+
+    fn options(&self, range: Range<u64>) -> GetOptions {
+        GetOptions { range: Some(range.into()), if_match: self.version.clone(), ..GetOptions::default() }
     }
 
     fn bytes(&self, start: u64, length: usize) -> ParquetResult<Bytes> {
@@ -142,9 +179,10 @@ impl ChunkReader for Reader {
                     opened: remote.opened.clone(),
                     place: remote.place.clone(),
                     bytes: remote.bytes,
+                    version: remote.version.clone(),
                     parts: remote.parts.clone(),
                 };
-                Ok(Stream::Remote { file: again, at: start, buffer: Bytes::new() })
+                Ok(Stream::Remote { file: again, at: start, buffer: Bytes::new(), ahead: READ_AHEAD_BYTES })
             }
         }
     }
@@ -160,17 +198,17 @@ impl ChunkReader for Reader {
 /// A file that is read from one place on.
 pub(crate) enum Stream {
     Local(BufReader<File>),
-    Remote { file: Remote, at: u64, buffer: Bytes },
+    Remote { file: Remote, at: u64, buffer: Bytes, ahead: u64 },
 }
 
 impl Read for Stream {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        let (file, at, buffer) = match self {
+        let (file, at, buffer, ahead) = match self {
             Self::Local(file) => return file.read(into),
-            Self::Remote { file, at, buffer } => (file, at, buffer),
+            Self::Remote { file, at, buffer, ahead } => (file, at, buffer, *ahead),
         };
         if buffer.is_empty() {
-            let end = file.bytes.min(*at + READ_AHEAD_BYTES.max(into.len() as u64));
+            let end = file.bytes.min(*at + ahead.max(into.len() as u64));
             if *at >= end {
                 return Ok(0);
             }

@@ -195,11 +195,16 @@ pub struct Failure {
 
 impl Failure {
     fn of(verb: &'static str, place: &Place, options: &StorageOptions, error: &object_store::Error) -> Self {
-        let why = options.clear(&told(error));
+        let why = match error {
+            object_store::Error::Precondition { .. } if verb == "read" => "it was replaced while it was read".to_owned(),
+            error => options.clear(&told(error)),
+        };
         let trouble = match error {
             _ if ["NoSuchBucket", "ContainerNotFound", "bucket does not exist"].iter().any(|word| why.contains(word)) => {
                 Trouble::Bucket
             }
+            // The machine's own service, which is asked where nobody gave a key, gave none.
+            _ if why.contains("Error performing token request") => Trouble::Credentials,
             object_store::Error::NotFound { .. } if place.key.is_empty() || verb == "write" => Trouble::Bucket,
             object_store::Error::NotFound { .. } => Trouble::Missing,
             object_store::Error::PermissionDenied { .. } | object_store::Error::Unauthenticated { .. } => Trouble::Refused,
@@ -329,6 +334,15 @@ pub(crate) fn opened(place: &Place) -> Result<Opened, Failure> {
     Ok(opened)
 }
 
+/// The store of a place of which nobody has said that it can be reached: that credentials are missing is told here, at once.
+pub(crate) fn ready(place: &Place) -> Result<Opened, Failure> {
+    let opened = opened(place)?;
+    if place.bucket.kind == Kind::S3 && opened.options.get(&["aws_access_key_id"]).is_none() {
+        check_s3_credentials(place, &opened.options)?;
+    }
+    Ok(opened)
+}
+
 /// A URI of a place in an object store in its one form.
 ///
 /// # Errors
@@ -344,9 +358,11 @@ pub fn remote_location(uri: &str) -> Result<String, crate::Error> {
 #[cfg(test)]
 pub(crate) fn stand_in(uri: &str, store: Arc<dyn ObjectStore>) {
     let place = Place::parse(uri).and_then(Result::ok).expect("a location in an object store");
-    let opened = Opened { store, options: StorageOptions::default() };
+    // Nobody asks the machine for credentials when there are some.
+    let options = StorageOptions([("aws_access_key_id".to_owned(), "stand-in".to_owned())].into());
+    let opened = Opened { store, options: options.clone() };
     let mut known = known().lock().unwrap_or_else(PoisonError::into_inner);
-    known.own.insert(place.bucket.clone(), StorageOptions::default());
+    known.own.insert(place.bucket.clone(), options);
     known.stores.insert(place.bucket, opened);
 }
 
@@ -373,11 +389,8 @@ fn build(place: &Place, options: &StorageOptions, repeat: Repeat) -> Result<Arc<
         Kind::Google => google(name, options, retry).build().map(|store| Arc::new(store) as _),
         Kind::Azure => azure(name, options, retry).build().map(|store| Arc::new(store) as _),
     };
-    built.map_err(|error| {
-        let failure = Failure::of("use", place, options, &error);
-        let lacks = ["Missing", "missing", "account", "redential"].iter().any(|word| failure.why.contains(word));
-        Failure { trouble: if lacks { Trouble::Credentials } else { failure.trouble }, ..failure }
-    })
+    // Nothing was asked yet: what is wrong is in the settings.
+    built.map_err(|error| Failure { trouble: Trouble::Credentials, ..Failure::of("use", place, options, &error) })
 }
 
 /// The settings of one kind of store, as that store calls them. Unknown ones are other programs'.

@@ -253,7 +253,13 @@ async fn codes_of_imports() {
     assert_eq!(code(sources(&lake.path("none")).await), "LAK0018");
     csv(&lake, "a.txt", "a\n");
     assert_eq!(code(sources(&lake.path("a.txt")).await), "LAK0019");
-    let missing = SourceFile { path: lake.path("gone.csv"), format: crate::SourceFormat::Csv, bytes: 0, folders: Vec::new() };
+    let missing = SourceFile {
+        path: lake.path("gone.csv"),
+        format: crate::SourceFormat::Csv,
+        bytes: 0,
+        folders: Vec::new(),
+        version: None,
+    };
     assert_eq!(code(infer_schema(&[missing]).await), "LAK0020");
     let words = parquet(&lake, "w.parquet", &batch(vec![("n", Arc::new(StringArray::from(vec!["7"])) as ArrayRef)]));
     let number = parquet(&lake, "n.parquet", &numbers("n", vec![7]));
@@ -324,7 +330,7 @@ fn every_code_has_a_page_and_a_test() {
         codes.insert(format!("LAK{}", &part[..4]));
     }
     assert!(codes.len() > 30);
-    let tests: String = ["codes", "imports", "remote"]
+    let tests: String = ["codes", "imports", "register", "remote"]
         .map(|name| fs::read_to_string(root.join(format!("src/tests/{name}.rs"))).unwrap())
         .concat();
     for code in codes {

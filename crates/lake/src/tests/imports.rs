@@ -18,7 +18,7 @@ pub(super) fn csv(lake: &Lake, name: &str, text: &str) -> SourceFile {
     let path = lake.path(name);
     fs::create_dir_all(std::path::Path::new(&path).parent().unwrap()).unwrap();
     fs::write(&path, text).unwrap();
-    SourceFile { path, format: SourceFormat::Csv, bytes: text.len() as u64, folders: Vec::new() }
+    SourceFile { path, format: SourceFormat::Csv, bytes: text.len() as u64, folders: Vec::new(), version: None }
 }
 
 pub(super) fn parquet(lake: &Lake, name: &str, rows: &RecordBatch) -> SourceFile {
@@ -26,7 +26,13 @@ pub(super) fn parquet(lake: &Lake, name: &str, rows: &RecordBatch) -> SourceFile
     let mut writer = ArrowWriter::try_new(fs::File::create(&path).unwrap(), rows.schema(), None).unwrap();
     writer.write(rows).unwrap();
     writer.close().unwrap();
-    SourceFile { bytes: fs::metadata(&path).unwrap().len(), path, format: SourceFormat::Parquet, folders: Vec::new() }
+    SourceFile {
+        bytes: fs::metadata(&path).unwrap().len(),
+        path,
+        format: SourceFormat::Parquet,
+        folders: Vec::new(),
+        version: None,
+    }
 }
 
 async fn kinds(files: &[SourceFile]) -> Vec<String> {

@@ -50,6 +50,33 @@ fn what_is_wrong_with_a_bucket_is_told() {
     }
 }
 
+#[test]
+fn what_is_missing_for_other_stores_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let key = folder.path().join("key.json");
+    std::fs::write(&key, "{}").unwrap();
+    let nobody = server("403 Forbidden", "");
+    let account = [("azure_storage_account_name", "somebody"), ("azure_msi_endpoint", nobody.as_str())];
+    let cases = [
+        ("az://container/lake", options(&[]), "LAK0080", "AZURE_STORAGE_ACCOUNT_NAME"),
+        ("az://container/lake", options(&account), "LAK0080", "AZURE_STORAGE_ACCOUNT_KEY"),
+        (
+            "az://container/lake",
+            options(&[account[0], ("azure_storage_account_key", "not base 64")]),
+            "LAK0080",
+            "AZURE_STORAGE_ACCOUNT_KEY",
+        ),
+        ("gs://bucket/lake", options(&[("google_service_account", "/nowhere/key.json")]), "LAK0080", "GOOGLE_SERVICE_ACCOUNT"),
+        ("gs://bucket/lake", options(&[("google_service_account", key.to_str().unwrap())]), "LAK0080", "GOOGLE_SERVICE_ACCOUNT"),
+    ];
+    for (uri, options, expected, hint) in cases {
+        let report = check_storage(uri, &options).unwrap_err().report();
+        assert_eq!(report.code.0, expected, "{uri} {options:?}: {report}");
+        assert!(report.hint.as_ref().is_some_and(|told| told.to_string().contains(hint)), "{report}");
+        assert!(!report.to_string().contains("AWS_") && !report.to_string().contains("not base 64"), "{report}");
+    }
+}
+
 #[tokio::test]
 async fn a_store_that_fails_is_no_damaged_file() {
     use_storage("s3://far-away", &with_keys(&server("403 Forbidden", "")));
