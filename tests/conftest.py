@@ -236,9 +236,19 @@ class Lab:
         """Processes below the daemon, but for those that stay (the launcher, zygotes, and their children that wait for a call), and
         for those that compile byte code of new environments."""
         daemon = self.daemon()
+
+        def belongs(one: int, above: dict[int, int]) -> bool:
+            parent = above.get(one, 0)
+            stays = parent == daemon and is_launcher(one) or name(one) in STAYING or name(parent) == "forebay-nest"
+            return not stays and "forebay-byte-code" not in command_line(one)
+
         above = parents()
-        stays = lambda one: above.get(one) == daemon and is_launcher(one) or name(one) in STAYING  # noqa: E731
-        return [one for one in descendants(daemon) if not (stays(one) or "forebay-byte-code" in command_line(one))]
+        found = [one for one in descendants(daemon) if belongs(one, above)]
+        # What the launcher has only just forked says what it is in a moment.
+        while any(is_launcher(one) and not name(one).startswith("forebay-") for one in found):
+            above = parents()
+            found = [one for one in found if belongs(one, above)]
+        return found
 
     def warm(self) -> list[dict[str, Any]]:
         """The daemon's warm interpreters."""

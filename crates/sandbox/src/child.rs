@@ -32,7 +32,6 @@ pub fn run(
     supervisor: &OwnedFd,
 ) -> Result<(), Refusal> {
     let refused = |what: &str, error: &io::Error| refusal(None, what, error);
-    sys::set_name(c"forebay-child");
     let open = |name| std::fs::File::open(format!("/proc/self/ns/{name}"));
     let spaces = NAMESPACES.map(open).into_iter().collect::<io::Result<Vec<_>>>();
     let spaces = spaces.map_err(|error| refused("open its namespaces", &error))?;

@@ -37,6 +37,11 @@ pub struct Given {
 
 /// The whole life of the first process.
 pub fn run(given: Given) -> ! {
+    sys::set_name(match given.order.role {
+        Role::Function => c"forebay-init",
+        Role::Zygote { .. } => c"forebay-nest",
+        Role::Child => c"forebay-child",
+    });
     let told = given.told.try_clone();
     let result = start(given);
     let (Ok(told), Err(refusal)) = (told, result) else { sys::exit(0) };

@@ -33,7 +33,6 @@ pub fn run(
     // Its children's user ids are written through `/proc`, which shows those of a hidden process to nobody. Without rights in
     // this namespace nobody can look into it all the same.
     sys::show_memory();
-    sys::set_name(c"forebay-nest");
     let Some(zygote) = sys::fork().map_err(|error| refused("fork", &error))? else {
         drop(orders);
         let refusal = become_zygote(order, control, null);
