@@ -192,6 +192,15 @@ def until(there: Any) -> None:
         os.sched_yield()
 
 
+@pytest.mark.parametrize("to", ["csv", "parquet", "jsonl", "arrow", None])
+def test_a_query_that_fails_when_rows_have_left_says_why(texts: Lab, to: str | None) -> None:
+    sql = f"SELECT n, s, 1 / (n - {ROWS - 5}) AS x FROM texts"
+    path = texts.folder / f"out.{to}"
+    failed = texts.forebay("query", sql, *(("--to", path) if to else ("-o", "json"))).failed(1)
+    assert "RUN0017" in failed.err and "zero" in failed.err
+    assert not path.exists() and not list(texts.folder.glob("*.part"))
+
+
 def test_a_reader_that_leaves_ends_a_query(texts: Lab, client: forebay.Client) -> None:
     with client.query_to_batches(ENDLESS) as batches:
         assert batches.schema.names == ["n", "s"]

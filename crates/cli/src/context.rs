@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use crate::args::Global;
-use crate::error::{Error, Result};
+use crate::error::{Error, Failure, Result, UNREADABLE};
 use crate::exit::Exit;
 use crate::output::Output;
 use crate::render::errors;
@@ -95,15 +95,23 @@ impl Session {
     /// Asks for rows, which `on_rows` takes as they come, with the job's id. They are all there when this returns without an error.
     pub fn rows(&mut self, op: Op, on_rows: &mut dyn FnMut(&str, Rows) -> Result<()>) -> Result<api::QueryResult> {
         let request = self.request(op);
+        let mut broken = Ok(());
         let answer = self.client.call_beside(&request, &mut |event, mut pipe| match (event, pipe.pop()) {
             (Event::Stream { job_id }, Some(pipe)) => match StreamReader::try_new(BufReader::new(File::from(pipe)), None) {
-                Ok(rows) => on_rows(&job_id, rows),
+                Ok(rows) => match on_rows(&job_id, rows) {
+                    // The rows broke off: if the query failed, the answer says why.
+                    Err(Failure::Error(error)) if error.code == UNREADABLE => {
+                        broken = Err(Failure::Error(error));
+                        Ok(())
+                    }
+                    result => result,
+                },
                 // It failed before it knew its columns; the answer says why.
                 Err(_) => Ok(()),
             },
             _ => Ok(()),
         })?;
-        read(answer.result)
+        broken.and_then(|()| read(answer.result))
     }
 
     /// The ref or branch to use: the one given, else the active branch.

@@ -7,6 +7,9 @@ use std::path::PathBuf;
 use forebay_control::api;
 use forebay_types::{Coded, Fault, Report};
 
+/// Code of an answer that makes no sense, or that broke off.
+pub const UNREADABLE: &str = "CLI0009";
+
 /// Errors with a `CLI` code.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -139,7 +142,7 @@ impl Error {
             Self::UnknownForm { .. } => "CLI0006",
             Self::NoCsvForm { .. } => "CLI0007",
             Self::File { .. } => "CLI0008",
-            Self::Answer { .. } => "CLI0009",
+            Self::Answer { .. } => UNREADABLE,
             Self::Signals { .. } => "CLI0010",
             Self::NothingToExplain { .. } | Self::NoRun { .. } => "CLI0011",
             Self::NoSecret { .. } => "CLI0020",
