@@ -215,6 +215,30 @@ def test_libraries_work_after_the_fork_with_all_their_threads(lab: Lab, library:
         assert lab.rows(f"SELECT * FROM out_{n}") == [{"total": 11249925000, "name": "forebay-call"}]
 
 
+@pytest.mark.parametrize("library", ["polars", "pandas", "duckdb", "pyarrow"])
+def test_what_is_made_after_the_fork_is_shared_all_the_same(lab: Lab, library: str) -> None:
+    """An allocator that had memory left when it was forked would make small results where nobody can share them."""
+    make = {
+        "polars": "polars.DataFrame({'n': range(200_000), 's': texts}).sort('n', descending=True)",
+        "pandas": "pandas.DataFrame({'n': range(200_000), 's': texts}).sort_values('n', ascending=False)",
+        "duckdb": "duckdb.sql('SELECT range AS n, range * 0.5 AS f FROM range(200000)').to_arrow_table()",
+        "pyarrow": "pyarrow.table({'n': range(200_000), 's': texts}).sort_by('n')",
+    }
+    models = f"import forebay\nimport {library}\n\n" + "".join(
+        f"{STORED}@forebay.python('3.11', pip={{'{library}': '', 'pyarrow': ''}})\ndef out_{n}():\n"
+        "    texts = [f'row {n:09} and then some more' for n in range(200_000)]\n"
+        f"    return {make[library]}\n\n"
+        for n in range(2)
+    )
+    project = lab.project({"models.py": models})
+    for _ in range(3):
+        result = lab.run(project).ok().json
+        for n in range(2):
+            made = node(result, f"out_{n}")
+            # Three pieces below 64 KiB at the beginning of a text column.
+            assert made["bytes_copied"] + made["bytes_inline"] <= 60_000 < 3_000_000 < made["bytes_referenced"], made
+
+
 def test_children_wait_and_daemons_that_stop_leave_none(lab: Lab) -> None:
     """The end of the fixture looks for what is left."""
     project = lab.project(STORED + "def t():\n    return {'x': [1]}\n")

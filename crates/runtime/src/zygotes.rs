@@ -262,7 +262,8 @@ impl Zygotes {
         let mut modules: Vec<String> = imports.iter().chain(warm).cloned().collect();
         modules.sort();
         modules.dedup();
-        let is_denied = |module: &str| denied.keys().any(|name| name == module || module.starts_with(&format!("{name}.")));
+        let within = |module: &str, name: &str| module.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
+        let is_denied = |module: &str| denied.keys().map(String::as_str).chain(HOARDERS).any(|name| within(module, name));
         modules.retain(|module| !is_denied(module));
         modules.truncate(ZYGOTE_MODULES_MAX);
         Some(Key {
@@ -510,6 +511,11 @@ fn benefit(import_time: Duration, uses: u64, idle: Duration, bytes: u64) -> f64 
 
 /// In the place of a module: the environment has no zygotes.
 const EVERY_MODULE: &str = "*";
+
+/// Packages with an allocator that takes memory in pieces of megabytes when it is loaded and hands it out later. In a zygote's
+/// children what is left of such a piece is in no segment, so a part of their results would be copied: the children import these
+/// themselves, and their arena serves them from the beginning.
+const HOARDERS: [&str; 1] = ["polars"];
 
 type Denied = BTreeMap<String, BTreeMap<String, String>>;
 
