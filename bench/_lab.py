@@ -61,6 +61,12 @@ class Lab:
             (folder / file).write_text(text)
         return folder
 
+    def let_read(self, *files: Path) -> None:
+        """Lets the sandbox of every function read these files of the host."""
+        home = self.folder / "home"
+        home.mkdir(mode=0o700, exist_ok=True)
+        (home / "config.toml").write_text(f"[sandbox]\nread = {json.dumps([str(file) for file in files])}\n")
+
     def forebay(self, *arguments: str | Path) -> str:
         """Runs a command of Forebay and gives what it printed."""
         done = subprocess.run([FOREBAY, *map(str, arguments)], env=self.environment, capture_output=True, text=True)

@@ -118,6 +118,7 @@ def source(lab: Lab, rows: int) -> tuple[str, str]:
     k = pc.cast(pc.multiply(pc.random(rows, initializer=2), rows / 4), pa.int64(), safe=False)
     table = pa.table({"k": k, "i": pc.cast(pc.multiply(f, 1e12), pa.int64(), safe=False), "f": f, "s": pc.binary_join_element_wise("category number ", pc.cast(k, pa.string()), "")})
     parquet, csv = lab.folder / "source.parquet", lab.folder / "source.csv"
+    lab.let_read(parquet, csv)
     pq.write_table(table, parquet)
     pa.csv.write_csv(table, csv)
     lab.forebay("table", "create", "bench_source", "--search-uri", parquet, "-b", "main")
