@@ -262,7 +262,8 @@ impl Zygotes {
         let mut modules: Vec<String> = imports.iter().chain(warm).cloned().collect();
         modules.sort();
         modules.dedup();
-        let within = |module: &str, name: &str| module.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
+        let within =
+            |module: &str, name: &str| module.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
         let is_denied = |module: &str| denied.keys().map(String::as_str).chain(HOARDERS).any(|name| within(module, name));
         modules.retain(|module| !is_denied(module));
         modules.truncate(ZYGOTE_MODULES_MAX);
