@@ -17,9 +17,11 @@ import shutil
 import signal
 import subprocess
 import textwrap
+import time
+import uuid
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Iterator
+from typing import Any, Callable, Iterator
 
 import pyarrow as pa
 import pyarrow.ipc
@@ -63,6 +65,25 @@ def lab(tmp_path: Path) -> Iterator[Lab]:
     for process in left:
         os.kill(process, signal.SIGKILL)
     assert not names, "left running after `forebay daemon stop`"
+
+
+@pytest.fixture(scope="module")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[s3_server.S3Server]:
+    """A server for the tests of one file."""
+    server = s3_server.S3Server(tmp_path_factory.mktemp("s3")).start()
+    server.bucket("lakes")
+    server.bucket("sources")
+    try:
+        yield server
+    finally:
+        server.kill()
+
+
+@pytest.fixture
+def far(lab: Lab, s3: s3_server.S3Server) -> Lab:
+    """A lab whose lake is in a bucket."""
+    lab.environment.update(s3.variables(), FOREBAY_LAKE=f"s3://lakes/{uuid.uuid4().hex}/wh")
+    return lab
 
 
 @dataclass
@@ -245,10 +266,9 @@ class Lab:
         above = parents()
         found = [one for one in descendants(daemon) if belongs(one, above)]
         # What the launcher has only just forked says what it is in a moment.
-        while any(is_launcher(one) and not name(one).startswith("forebay-") for one in found):
-            above = parents()
-            found = [one for one in found if belongs(one, above)]
-        return found
+        until(lambda: not any(is_launcher(one) and not name(one).startswith("forebay-") for one in found))
+        above = parents()
+        return [one for one in found if belongs(one, above)]
 
     def warm(self) -> list[dict[str, Any]]:
         """The daemon's warm interpreters."""
@@ -375,6 +395,14 @@ def bury(process: int) -> None:
         os.waitpid(process, os.WNOHANG)
     except ChildProcessError:
         pass
+
+
+def until(there: Callable[[], Any]) -> None:
+    """Waits for what nothing tells of."""
+    end = time.monotonic() + PATIENCE_S
+    while not there():
+        assert time.monotonic() < end, "it does not come"
+        os.sched_yield()
 
 
 def descendants(ancestor: int) -> list[int]:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import wheels
-from conftest import FOREBAY, Lab
+from conftest import FOREBAY, Lab, until
 
 #: For each library that can make tables on its own: a model in an environment of it alone, and its rows.
 LEAN = {
@@ -464,8 +464,8 @@ def test_environments_are_listed_and_collected_but_not_under_a_run(lab: Lab, ind
     run = lab.start_run(used)
     gate.wait()
     # It is in use until its byte code is there, too.
-    while (listed := lab.json("env", "ls")["environments"])[1]["in_use"]:
-        pass
+    until(lambda: not lab.json("env", "ls")["environments"][1]["in_use"])
+    listed = lab.json("env", "ls")["environments"]
     assert [(one["in_use"], "fbt-big" in json.dumps(one["packages"])) for one in listed] == [(True, True), (False, False)]
     assert lab.forebay("env", "ls").ok().out.splitlines()[0].split() == ["HASH", "PYTHON", "PACKAGES", "SIZE", "USED"]
     planned = lab.json("env", "gc", "--max-size", "0", "--dry-run")

@@ -5,25 +5,13 @@ from __future__ import annotations
 import io
 import json
 from pathlib import Path
-from typing import Any, Iterator
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
 from conftest import Lab
 from s3_server import S3Server
-
-
-@pytest.fixture(scope="module")
-def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    """One server for all tests here."""
-    server = S3Server(tmp_path_factory.mktemp("s3")).start()
-    server.bucket("sources")
-    server.bucket("lakes")
-    try:
-        yield server
-    finally:
-        server.kill()
 
 
 class Bucket:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import uuid
 from pathlib import Path
-from typing import Iterator
 
 import pyarrow as pa
 import pyarrow.parquet
@@ -18,22 +16,6 @@ def doubled(numbers=forebay.Model("numbers", filter="x < 900")):
     table = numbers.combine_chunks()
     return pa.table({"x": [2 * x for x in table["x"].to_pylist()], "name": table["name"]})
 """
-
-
-@pytest.fixture(scope="module")
-def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    """A server for the tests of this file."""
-    server = S3Server(tmp_path_factory.mktemp("s3")).start()
-    server.bucket("lakes")
-    yield server
-    server.kill()
-
-
-@pytest.fixture
-def far(lab: Lab, s3: S3Server) -> Lab:
-    """A lab whose lake is in a bucket."""
-    lab.environment.update(s3.variables(), FOREBAY_LAKE=f"s3://lakes/{uuid.uuid4().hex}/wh")
-    return lab
 
 
 def numbers(start: int, stop: int) -> pa.Table:

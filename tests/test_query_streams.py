@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 import pytest
-from conftest import Lab, ends
+from conftest import Lab, ends, until
 from forebay.exceptions import ForebayQueryError, JobTimeoutError
 
 ROWS = 400_000
@@ -180,16 +180,6 @@ def test_ctrl_c_ends_a_query(texts: Lab) -> None:
     assert not path.exists() and not list(texts.folder.glob("*.part"))
     assert no_function_is_left(texts)
     assert {job["status"] for job in texts.json("job", "ls", "-k", "query")["jobs"]} == {"CANCELLED"}
-
-
-def until(there: Any) -> None:
-    """Waits for a file to grow, which nothing tells of."""
-    import time
-
-    end = time.monotonic() + 60
-    while not there():
-        assert time.monotonic() < end, "it does not come"
-        os.sched_yield()
 
 
 @pytest.mark.parametrize("to", ["csv", "parquet", "jsonl", "arrow", None])

@@ -2,33 +2,14 @@
 
 from __future__ import annotations
 
-import uuid
-from typing import Iterator
-
 import pyarrow as pa
 import pyiceberg.expressions as where
 import pytest
 from conftest import Lab
 from engines import RestServer, agree, by_duckdb, by_pyiceberg, commits, rows
-from s3_server import OWNER, S3Server
+from s3_server import OWNER
 
 ROWS = pa.table({"id": [1, 2, 3], "name": ["a", "b", None]})
-
-
-@pytest.fixture(scope="module")
-def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    """A server for the tests of this file."""
-    server = S3Server(tmp_path_factory.mktemp("s3")).start()
-    server.bucket("lakes")
-    yield server
-    server.kill()
-
-
-@pytest.fixture
-def far(lab: Lab, s3: S3Server) -> Lab:
-    """A lab whose lake is in a bucket."""
-    lab.environment.update(s3.variables(), FOREBAY_LAKE=f"s3://lakes/{uuid.uuid4().hex}/wh")
-    return lab
 
 
 def test_both_clients_work_in_a_bucket_with_nothing_but_the_token(far: Lab) -> None:

@@ -183,8 +183,10 @@ pub(crate) fn build(tools: &Tools<'_>, wanted: &Wanted<'_>) -> Result<Option<Bui
         try_imports(tools, &place, &staging.path().join("home"), wanted, &imports)?;
         tree::harvest_byte_code(&place, &layers);
     }
-    // Last: an environment without it is not there.
-    write(&place.join(DESCRIPTION), &text)?;
+    // Last, and at once: an environment without it is not there, and one with it is whole.
+    let described = staging.path().join(DESCRIPTION);
+    write(&described, &text)?;
+    std::fs::rename(&described, place.join(DESCRIPTION)).map_err(Error::io("create", &place))?;
     unfinished.keep();
     Ok(Some(Built { layers, rubble: staging }))
 }
