@@ -1,22 +1,23 @@
 //! A lock that never allocates and can be reset after a fork: one word, a short spin, then a futex.
+//!
+//! The word names the holder, so that to take the lock and to be its holder are one step: a signal handler that forks in the
+//! middle of our work always sees whether its own thread holds the lock.
 
 use std::cell::UnsafeCell;
 use std::ops::{Deref, DerefMut};
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::system;
 
-const FREE: u32 = 0;
-const HELD: u32 = 1;
-/// Held, and somebody may sleep.
-const AWAITED: u32 = 2;
+const FREE: usize = 0;
+/// Beside the holder's number, which is even: somebody may sleep.
+const AWAITED: usize = 1;
 const SPINS: u32 = 100;
 
 /// A value behind a lock.
 pub struct Lock<T> {
-    word: AtomicU32,
-    /// The thread that holds it.
-    holder: AtomicUsize,
+    /// The thread that holds it, or [`FREE`].
+    word: AtomicUsize,
     value: UnsafeCell<T>,
 }
 
@@ -29,7 +30,7 @@ pub struct Guard<'a, T>(&'a Lock<T>);
 impl<T> Lock<T> {
     /// A free lock.
     pub const fn new(value: T) -> Self {
-        Self { word: AtomicU32::new(FREE), holder: AtomicUsize::new(0), value: UnsafeCell::new(value) }
+        Self { word: AtomicUsize::new(FREE), value: UnsafeCell::new(value) }
     }
 
     /// Waits for the lock.
@@ -41,15 +42,12 @@ impl<T> Lock<T> {
     /// Takes the lock if it is free.
     pub fn try_lock(&self) -> Option<Guard<'_, T>> {
         // Not `then_some`: a guard that is made is also dropped, and would let go what somebody else holds.
-        self.word.compare_exchange(FREE, HELD, Ordering::Acquire, Ordering::Relaxed).is_ok().then(|| {
-            self.holder.store(system::thread(), Ordering::Relaxed);
-            Guard(self)
-        })
+        self.word.compare_exchange(FREE, system::thread(), Ordering::Acquire, Ordering::Relaxed).is_ok().then(|| Guard(self))
     }
 
     /// Whether this thread holds the lock. (Nobody else can make that true or false.)
     pub fn is_ours(&self) -> bool {
-        self.holder.load(Ordering::Relaxed) == system::thread()
+        self.word.load(Ordering::Relaxed) & !AWAITED == system::thread()
     }
 
     /// The value, for one who holds the lock without a guard (see [`Lock::acquire`]).
@@ -64,26 +62,28 @@ impl<T> Lock<T> {
 
     /// Waits for the lock and keeps it until [`Lock::release`].
     pub fn acquire(&self) {
-        self.wait();
-        self.holder.store(system::thread(), Ordering::Relaxed);
-    }
-
-    fn wait(&self) {
+        let this = system::thread();
         for _ in 0..SPINS {
-            if self.word.compare_exchange_weak(FREE, HELD, Ordering::Acquire, Ordering::Relaxed).is_ok() {
+            if self.word.compare_exchange_weak(FREE, this, Ordering::Acquire, Ordering::Relaxed).is_ok() {
                 return;
             }
             std::hint::spin_loop();
         }
-        while self.word.swap(AWAITED, Ordering::Acquire) != FREE {
-            futex(&self.word, libc::FUTEX_WAIT, AWAITED);
+        loop {
+            // Others may sleep, too: who has waited wakes the next.
+            let Err(seen) = self.word.compare_exchange(FREE, this | AWAITED, Ordering::Acquire, Ordering::Relaxed) else {
+                return;
+            };
+            let awaited = seen | AWAITED;
+            if seen == awaited || self.word.compare_exchange(seen, awaited, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
+                futex(&self.word, libc::FUTEX_WAIT, awaited);
+            }
         }
     }
 
     /// Lets the lock go, or frees it in a forked child, where nobody waits.
     pub fn release(&self) {
-        self.holder.store(0, Ordering::Relaxed);
-        if self.word.swap(FREE, Ordering::Release) == AWAITED {
+        if self.word.swap(FREE, Ordering::Release) & AWAITED != 0 {
             futex(&self.word, libc::FUTEX_WAKE, 1);
         }
     }
@@ -110,14 +110,17 @@ impl<T> Drop for Guard<'_, T> {
     }
 }
 
-fn futex(word: &AtomicU32, operation: i32, value: u32) {
+/// The kernel looks at 32 bits, of which a holder and "free" differ: [`AWAITED`] is among them.
+#[expect(clippy::cast_possible_truncation)]
+fn futex(word: &AtomicUsize, operation: i32, value: usize) {
+    const { assert!(cfg!(target_endian = "little"), "the low half of a word comes first") };
     // SAFETY: the word lives as long as the call; no timeout is passed.
     unsafe {
         libc::syscall(
             libc::SYS_futex,
-            word.as_ptr(),
+            word.as_ptr().cast::<u32>(),
             operation | libc::FUTEX_PRIVATE_FLAG,
-            value,
+            value as u32,
             std::ptr::null::<libc::timespec>(),
         );
     }

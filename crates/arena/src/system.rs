@@ -126,7 +126,7 @@ pub fn process() -> i32 {
     unsafe { libc::getpid() }
 }
 
-/// A number that no other thread of this process has now. Asks no kernel.
+/// A number that no other thread of this process has now, neither 0 nor odd. Asks no kernel.
 pub fn thread() -> usize {
     // SAFETY: no arguments.
     unsafe { libc::pthread_self() as usize }
