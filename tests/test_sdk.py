@@ -6,6 +6,7 @@ import json
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from decimal import Decimal
 from pathlib import Path
 from typing import Iterator
 
@@ -107,6 +108,18 @@ def test_exceptions(client: forebay.Client, lab: Lab) -> None:
         with pytest.raises(kind) as caught:
             act()
         assert isinstance(caught.value, forebay.ForebayError), kind
+
+
+def test_scans_by_numbers_of_more_than_64_bits(client: forebay.Client, lab: Lab) -> None:
+    large = Decimal(200000000000000000000)
+    lab.load("numbers", pa.table({"x": pa.array([large, -large, Decimal(1)], pa.decimal128(38, 0))}))
+    for filters, found in {
+        "x = 200000000000000000000": [large],
+        "x < -199999999999999999999": [-large],
+        "x IN (1, 200000000000000000000)": [large, Decimal(1)],
+        "x BETWEEN -200000000000000000000 AND 1.5": [-large, Decimal(1)],
+    }.items():
+        assert client.scan("numbers", filters=filters)["x"].to_pylist() == found, filters
 
 
 def test_merge_conflicts(client: forebay.Client, lab: Lab) -> None:

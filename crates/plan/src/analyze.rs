@@ -32,6 +32,7 @@ use datafusion::sql::unparser::Unparser;
 use datafusion::sql::unparser::dialect::Dialect;
 
 use crate::filters;
+use crate::numbers;
 use crate::sql;
 use crate::text::Text;
 
@@ -132,7 +133,8 @@ pub(crate) fn mentioned_columns(query: &str, schema: &Schema) -> Option<Vec<Stri
 fn plan(query: &str, tables: &BTreeMap<String, SchemaRef>) -> Result<LogicalPlan, DataFusionError> {
     let state = sql::state();
     let mut statements = Parser::new(&GenericDialect {}).try_with_sql(query)?.parse_statements()?;
-    let statement: Statement = statements.pop().ok_or_else(|| plan_datafusion_err!("there is no query"))?;
+    let mut statement: Statement = statements.pop().ok_or_else(|| plan_datafusion_err!("there is no query"))?;
+    numbers::keep_digits(&mut statement);
     let provider =
         Provider { state: &state, tables: tables.iter().map(|(name, schema)| (name.clone(), source(schema))).collect() };
     let initial = SqlToRel::new_with_options(&provider, parser_options()).sql_statement_to_plan(statement)?;

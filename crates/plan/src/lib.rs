@@ -16,6 +16,7 @@ mod build;
 #[cfg(test)]
 mod cases;
 mod column_docs;
+mod comparisons;
 mod decorators;
 mod dictionary_functions;
 mod document;
@@ -26,6 +27,7 @@ mod imported;
 mod layout;
 mod literal;
 pub mod logical;
+mod numbers;
 mod order;
 pub mod physical;
 mod project;

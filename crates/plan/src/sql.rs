@@ -18,13 +18,17 @@ use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::execution::session_state::{SessionState, SessionStateBuilder};
 use datafusion::logical_expr::simplify::SimplifyContext;
 use datafusion::logical_expr::{Cast, Expr, ExprSchemable, ScalarUDF};
+use datafusion::optimizer::Analyzer;
 use datafusion::optimizer::simplify_expressions::ExprSimplifier;
-use datafusion::prelude::{SessionConfig, SessionContext};
+use datafusion::prelude::{DataFrame, SQLOptions, SessionConfig, SessionContext};
+use datafusion::sql::parser::Statement;
 use datafusion::sql::planner::{PlannerContext, SqlToRel};
 
 use crate::analyze::{Provider, parser_options};
+use crate::comparisons::{self, ExactComparisons};
 use crate::dictionary_functions::{self, Planner};
 use crate::filters;
+use crate::numbers;
 use crate::suggest;
 
 /// Settings of every DataFusion session of Forebay.
@@ -54,7 +58,9 @@ pub fn session_context_within(config: SessionConfig, environment: Arc<RuntimeEnv
 }
 
 fn context(builder: SessionStateBuilder) -> SessionContext {
-    let mut builder = builder.with_default_features();
+    let mut rules = Analyzer::new().rules;
+    rules.insert(0, Arc::new(ExactComparisons));
+    let mut builder = builder.with_default_features().with_analyzer_rules(rules);
     if let Some(planners) = builder.expr_planners()
         && let Some(planner) = Planner::of(&FUNCTIONS)
     {
@@ -75,6 +81,21 @@ static FUNCTIONS: LazyLock<Vec<Arc<ScalarUDF>>> = LazyLock::new(|| {
 /// Makes `table` known to the session as input `name`.
 pub fn register(context: &SessionContext, name: &str, table: Arc<dyn TableProvider>) -> Result<(), DataFusionError> {
     context.register_table(TableReference::bare(name), table).map(|_| ())
+}
+
+/// Plans one SELECT over the session's tables: nothing in it may change anything.
+///
+/// Numbers keep their digits, as in the planner; [`SessionContext::sql`] would read long ones as doubles.
+pub async fn select(context: &SessionContext, query: &str) -> Result<DataFrame, DataFusionError> {
+    let state = context.state();
+    let mut statement = state.sql_to_statement(query, &state.config_options().sql_parser.dialect)?;
+    if let Statement::Statement(query) = &mut statement {
+        numbers::keep_digits(query.as_mut());
+    }
+    let plan = state.statement_to_plan(statement).await?;
+    let reads = SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false);
+    reads.verify_plan(&plan)?;
+    context.execute_logical_plan(plan).await
 }
 
 /// Why a filter cannot be used.
@@ -100,7 +121,8 @@ pub enum FilterError {
 ///
 /// The expression is ready for `create_physical_expr`. Parameters and bare dates must have been filled in, as the planner does.
 pub fn filter_expression(text: &str, schema: &Schema) -> Result<Expr, FilterError> {
-    let parsed = filters::parse(text).map_err(FilterError::Syntax)?;
+    let mut parsed = filters::parse(text).map_err(FilterError::Syntax)?;
+    numbers::keep_digits(&mut parsed);
     if filters::has_subquery(&parsed) {
         return Err(FilterError::Type("a filter looks at one row at a time, and it holds a subquery".to_owned()));
     }
@@ -115,6 +137,7 @@ pub fn filter_expression(text: &str, schema: &Schema) -> Result<Expr, FilterErro
     let planner = SqlToRel::new_with_options(&provider, parser_options());
     let expression = planner.sql_to_expr(parsed, &df_schema, &mut PlannerContext::new()).map_err(wrong)?;
     check_row_condition(&expression)?;
+    let expression = comparisons::exact(expression, &df_schema).map_err(wrong)?.data;
     let simplifier = ExprSimplifier::new(SimplifyContext::builder().with_schema(Arc::clone(&df_schema)).build());
     let expression = simplifier.coerce(expression, &df_schema).map_err(wrong)?;
     let kind = expression.get_type(df_schema.as_ref()).map_err(wrong)?;

@@ -33,7 +33,7 @@ use futures::StreamExt as _;
 use crate::limits::{BATCH_ROWS, PARTITION_ROWS_MIN, PIECE_BYTES_TARGET, PIECES_MAX, QUERY_BATCH_ROWS};
 use crate::parted::{self, Room};
 use crate::pool::SharedPool;
-use crate::sql::{Bounds, Error, only_select};
+use crate::sql::{Bounds, Error};
 
 pub(crate) use sink::{Collect, Pipe, Sink};
 
@@ -106,7 +106,7 @@ async fn plan(request: &Request<'_>, tables: &Tables, wanted: Joins) -> Result<P
     for (name, table) in tables {
         sql::register(&context, name, Arc::clone(table) as _)?;
     }
-    let (mut state, logical) = context.sql_with_options(request.sql, only_select()).await?.into_parts();
+    let (mut state, logical) = sql::select(&context, request.sql).await?.into_parts();
     let in_order = order::keeps(&logical);
     *state.config_mut() = config(state.config().clone(), request, tables, in_order);
     let room = Arc::new(Room::new(request.bounds.join_bytes()));

@@ -31,7 +31,6 @@ use arrow::datatypes::SchemaRef;
 use datafusion::datasource::MemTable;
 use datafusion::error::DataFusionError;
 use datafusion::execution::TaskContext;
-use datafusion::execution::context::SQLOptions;
 use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
 use datafusion::execution::memory_pool::TrackConsumersPool;
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
@@ -257,7 +256,7 @@ async fn by_reference(query: &str, inputs: &[(String, Rows)], strings: Strings, 
         };
         sql::register(&context, name, Arc::new(MemTable::try_new(schema, parts)?))?;
     }
-    let planned = context.sql_with_options(query, only_select()).await?.create_physical_plan().await?;
+    let planned = sql::select(&context, query).await?.create_physical_plan().await?;
     if spilled::holds_rows(&planned) && spilled::held_bytes(inputs, strings) > bounds.memory_bytes {
         return Ok(None);
     }
@@ -268,11 +267,6 @@ async fn by_reference(query: &str, inputs: &[(String, Rows)], strings: Strings, 
     let task = task(&context.task_ctx(), config.with_batch_size(plan.batch_rows), context.runtime_env());
     let batches: Vec<RecordBatch> = collect_partitioned(planned, task).await?.into_iter().flatten().collect();
     Ok(Some(layout::result(schema, batches, strings).map_err(DataFusionError::from)?))
-}
-
-/// A model is one SELECT, and so is a query: nothing in it may change anything.
-pub(crate) fn only_select() -> SQLOptions {
-    SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false)
 }
 
 /// A table needs names for its columns, one each.

@@ -17,7 +17,7 @@ use datafusion::physical_plan::{ExecutionPlan, collect_partitioned};
 use forebay_plan::sql;
 use forebay_shm::view_type;
 
-use super::{Bounds, Error, Plan, Rows, Strings, check_names, layout, only_select};
+use super::{Bounds, Error, Plan, Rows, Strings, check_names, layout};
 use crate::limits::QUERY_BATCH_ROWS;
 use crate::parted::{self, Room, compact};
 use crate::pool::SharedPool;
@@ -74,7 +74,7 @@ pub(super) async fn run(query: &str, inputs: Vec<(String, Rows)>, strings: Strin
         });
         sql::register(&context, &name, Arc::new(StreamingTable::try_new(Arc::clone(&table.schema), parts.collect())?))?;
     }
-    let (state, logical) = context.sql_with_options(query, only_select()).await?.into_parts();
+    let (state, logical) = sql::select(&context, query).await?.into_parts();
     let room = Arc::new(Room::new(bounds.join_bytes()));
     let state = parted::state(state, &room);
     let planned = state.create_physical_plan(&logical).await?;
