@@ -4,6 +4,7 @@ mod behaviour;
 mod bucket;
 mod burial;
 mod codes;
+mod cost;
 pub(crate) mod crash;
 mod faults;
 mod gc;
