@@ -17,6 +17,9 @@ mod adapter;
 mod estimates;
 mod reader;
 
+#[cfg(test)]
+pub(crate) use reader::BYTES_SCANNED;
+
 use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;

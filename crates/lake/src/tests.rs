@@ -14,6 +14,7 @@ mod register;
 mod remote;
 mod replay;
 mod row_deletes;
+mod skipping;
 mod strings;
 mod tables;
 mod types;

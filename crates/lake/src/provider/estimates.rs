@@ -57,7 +57,7 @@ pub(super) fn of_files(
         let taken = std::mem::replace(column, ColumnStatistics::new_unknown());
         *column = ColumnStatistics {
             null_count: taken.null_count.to_inexact(),
-            min_value: taken.min_value.to_inexact(),
+            min_value: countable(taken.min_value.to_inexact()),
             max_value: taken.max_value.to_inexact(),
             byte_size: taken.byte_size.to_inexact(),
             ..taken
@@ -107,6 +107,7 @@ fn column(
         Some(value) => Precision::Inexact(value),
         None => Precision::Absent,
     };
+    let lower = precise(value(&known.lower));
     ColumnStatistics {
         null_count: match known.nulls.map(count) {
             // Only of a partition value it is known to be more than another engine's word.
@@ -114,10 +115,22 @@ fn column(
             Some(nulls) => Precision::Inexact(nulls),
             None => Precision::Absent,
         },
-        min_value: precise(value(&known.lower)),
+        min_value: if constant { lower } else { countable(lower) },
         max_value: precise(value(&known.upper)),
         byte_size: Precision::Inexact(bytes),
         ..ColumnStatistics::new_unknown()
+    }
+}
+
+/// A lower bound, unless it is the least 64-bit integer: DataFusion counts the values between two bounds in 64 bits, which do not
+/// hold the number of all of them, and then fails.
+fn countable(lower: Precision<ScalarValue>) -> Precision<ScalarValue> {
+    use ScalarValue::{Int64, TimestampMicrosecond, TimestampNanosecond};
+    match lower.get_value() {
+        Some(Int64(Some(i64::MIN)) | TimestampMicrosecond(Some(i64::MIN), _) | TimestampNanosecond(Some(i64::MIN), _)) => {
+            Precision::Absent
+        }
+        _ => lower,
     }
 }
 

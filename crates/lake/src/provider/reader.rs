@@ -9,7 +9,7 @@ use bytes::Bytes;
 use datafusion::common::{DataFusionError, internal_datafusion_err};
 use datafusion::datasource::listing::PartitionedFile;
 use datafusion::datasource::physical_plan::ParquetFileReaderFactory;
-use datafusion::physical_plan::metrics::ExecutionPlanMetricsSet;
+use datafusion::physical_plan::metrics::{Count, ExecutionPlanMetricsSet, MetricBuilder};
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use parquet::arrow::ARROW_SCHEMA_META_KEY;
@@ -109,17 +109,24 @@ pub(super) struct Readers;
 impl ParquetFileReaderFactory for Readers {
     fn create_reader(
         &self,
-        _partition: usize,
+        partition: usize,
         file: PartitionedFile,
         _metadata_size_hint: Option<usize>,
-        _metrics: &ExecutionPlanMetricsSet,
+        metrics: &ExecutionPlanMetricsSet,
     ) -> Result<Box<dyn AsyncFileReader + Send>, DataFusionError> {
         let one = file.extension::<Arc<OneFile>>().ok_or_else(|| internal_datafusion_err!("a file that is not the lake's"))?;
-        Ok(Box::new(Reader(Arc::clone(one))))
+        let bytes = MetricBuilder::new(metrics).counter(BYTES_SCANNED, partition);
+        Ok(Box::new(Reader { file: Arc::clone(one), bytes }))
     }
 }
 
-struct Reader(Arc<OneFile>);
+/// The metric of bytes read of data files, footers left out: DataFusion's own readers count them under this name.
+pub(crate) const BYTES_SCANNED: &str = "bytes_scanned";
+
+struct Reader {
+    file: Arc<OneFile>,
+    bytes: Count,
+}
 
 impl AsyncFileReader for Reader {
     fn get_bytes(&mut self, range: Range<u64>) -> BoxFuture<'_, Result<Bytes, ParquetError>> {
@@ -128,7 +135,9 @@ impl AsyncFileReader for Reader {
     }
 
     fn get_byte_ranges(&mut self, ranges: Vec<Range<u64>>) -> BoxFuture<'_, Result<Vec<Bytes>, ParquetError>> {
-        let file = Arc::clone(&self.0);
+        let file = Arc::clone(&self.file);
+        self.bytes
+            .add(ranges.iter().map(|range| usize::try_from(range.end.saturating_sub(range.start)).unwrap_or(usize::MAX)).sum());
         async move {
             let read = tokio::task::spawn_blocking(move || file.read(&ranges)).await;
             read.map_err(|error| ParquetError::External(error.into()))?.map_err(|error| ParquetError::External(error.into()))
@@ -140,6 +149,6 @@ impl AsyncFileReader for Reader {
         &'a mut self,
         _options: Option<&'a ArrowReaderOptions>,
     ) -> BoxFuture<'a, Result<Arc<ParquetMetaData>, ParquetError>> {
-        async move { self.0.metadata().await.map_err(|error| ParquetError::External(error.into())) }.boxed()
+        async move { self.file.metadata().await.map_err(|error| ParquetError::External(error.into())) }.boxed()
     }
 }
