@@ -112,6 +112,9 @@ pub const QUERY_BATCH_ROWS: usize = 8 * 1024;
 /// Bytes of a batch of a query to aim at, where rows are long.
 pub const QUERY_BATCH_BYTES_TARGET: usize = 32 << 20;
 
+/// Memory of a query per partition, at least, where its joins go to disk, in bytes.
+pub const PARTITION_BYTES_MIN: usize = 32 << 20;
+
 /// Batches that the memory of a query holds at least.
 pub const QUERY_MEMORY_BATCHES: usize = 128;
 

@@ -108,7 +108,7 @@ async fn plan(request: &Request<'_>, tables: &Tables, wanted: Joins) -> Result<P
     }
     let (mut state, logical) = sql::select(&context, request.sql).await?.into_parts();
     let in_order = order::keeps(&logical);
-    *state.config_mut() = config(state.config().clone(), request, tables, in_order);
+    *state.config_mut() = config(state.config().clone(), request, tables, wanted, in_order);
     let room = Arc::new(Room::new(request.bounds.join_bytes()));
     if wanted == Joins::Parted {
         *state.config_mut() = parted::config(state.config().clone());
@@ -121,7 +121,7 @@ async fn plan(request: &Request<'_>, tables: &Tables, wanted: Joins) -> Result<P
 }
 
 /// Settings for this query over these tables.
-fn config(config: SessionConfig, request: &Request<'_>, tables: &Tables, in_order: bool) -> SessionConfig {
+fn config(config: SessionConfig, request: &Request<'_>, tables: &Tables, wanted: Joins, in_order: bool) -> SessionConfig {
     let most = |number: fn(&LakeTable) -> u64| tables.iter().map(|(_, table)| number(table)).max().unwrap_or(0);
     let rows = usize::try_from(most(LakeTable::rows)).unwrap_or(usize::MAX);
     let pieces = usize::try_from(most(LakeTable::file_bytes) / PIECE_BYTES_TARGET).unwrap_or(PIECES_MAX);
@@ -130,9 +130,15 @@ fn config(config: SessionConfig, request: &Request<'_>, tables: &Tables, in_orde
         true => pieces.clamp(request.bounds.threads, PIECES_MAX.max(request.bounds.threads)),
         false => request.bounds.threads,
     };
+    let partitions = match wanted {
+        Joins::Parted => partitions.min(request.bounds.spilling_partitions()),
+        Joins::Hash => partitions,
+    };
     let partitions = (rows / PARTITION_ROWS_MIN).clamp(1, partitions);
     let batch_rows = if in_order { BATCH_ROWS } else { QUERY_BATCH_ROWS };
-    let row_bytes = tables.iter().map(|(_, table)| row_bytes(table)).max().unwrap_or(1).max(1);
+    let widths = tables.iter().map(|(_, table)| row_bytes(table));
+    // A row of parted joins may hold the columns of all tables.
+    let row_bytes = if wanted == Joins::Parted { widths.sum() } else { widths.max().unwrap_or(1) };
     let batch_rows = batch_rows.min(request.bounds.batch_rows(row_bytes));
     config
         .with_target_partitions(partitions)

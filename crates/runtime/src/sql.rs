@@ -40,8 +40,8 @@ use forebay_plan::sql;
 use forebay_types::{Coded, Fault, Report};
 
 use crate::limits::{
-    BATCH_BYTES_TARGET, BATCH_ROWS, FILTER_PART, JOIN_MEMORY_PERCENT, MEMORY_CONSUMERS_TOLD, PARTITION_ROWS_MIN,
-    QUERY_BATCH_BYTES_TARGET, QUERY_MEMORY_BATCHES, SORT_RESERVED_BYTES,
+    BATCH_BYTES_TARGET, BATCH_ROWS, FILTER_PART, JOIN_MEMORY_PERCENT, MEMORY_CONSUMERS_TOLD, PARTITION_BYTES_MIN,
+    PARTITION_ROWS_MIN, QUERY_BATCH_BYTES_TARGET, QUERY_MEMORY_BATCHES, SORT_RESERVED_BYTES,
 };
 use crate::parted::Room;
 use crate::pool::SharedPool;
@@ -208,6 +208,12 @@ impl Bounds {
     /// file, so little memory means small batches.
     pub(crate) fn batch_rows(&self, row_bytes: usize) -> usize {
         (QUERY_BATCH_BYTES_TARGET.min(self.memory_bytes / QUERY_MEMORY_BATCHES) / row_bytes.max(1)).max(1)
+    }
+
+    /// Partitions of a plan whose operators are expected to spill. Each has sorts, and merges of what those have spilled: with little
+    /// memory they would take it from each other.
+    pub(crate) fn spilling_partitions(&self) -> usize {
+        (self.memory_bytes / PARTITION_BYTES_MIN).min(self.threads).max(1)
     }
 
     /// Bytes that each of the sorts of `partitions` keeps back for merging what it has spilled.

@@ -104,6 +104,23 @@ fn what_is_larger_than_memory_spills_and_leaves_nothing() {
     }
 }
 
+/// A sort of all columns of three tables, none of which fits.
+#[test]
+fn sorts_above_several_joins_spill() {
+    let folder = tempfile::tempdir().unwrap();
+    let spill = folder.path().join("spill");
+    std::fs::create_dir(&spill).unwrap();
+    let tables = ["a", "b", "c", "d"].map(|name| table(folder.path(), name, 0..300_000));
+    let two = "SELECT a.n, a.s, b.s AS t, c.s AS u FROM a JOIN b ON a.s = b.s JOIN c ON b.s = c.s ORDER BY u DESC";
+    let three = "SELECT a.n, a.s, b.s AS t, c.s AS u, d.s AS v FROM a JOIN b ON a.s = b.s JOIN c ON b.s = c.s JOIN d ON c.n = d.n ORDER BY v DESC, a.s";
+    for (sql, mebibytes) in [(two, 8), (two, 24), (three, 12), (three, 24)] {
+        let little = Bounds { memory_bytes: mebibytes * MEBIBYTE, spill_bytes_max: 1 << 34 };
+        let got = query(sql, &tables, &little, Some(&spill)).unwrap_or_else(|error| panic!("{}", error.report()));
+        assert_eq!(numbers(&got, 0), (0..300_000).rev().collect::<Vec<_>>(), "{sql}");
+        assert_eq!(std::fs::read_dir(&spill).unwrap().count(), 0, "{sql}");
+    }
+}
+
 /// Both sides are several times larger than the memory: 40 MiB of texts each.
 #[test]
 fn joins_of_what_is_larger_than_memory_spill_and_leave_nothing() {

@@ -58,8 +58,9 @@ pub(super) fn held_bytes(inputs: &[(String, Rows)], strings: Strings) -> usize {
 
 /// Runs `query` in bounded memory, but for its result.
 pub(super) async fn run(query: &str, inputs: Vec<(String, Rows)>, strings: Strings, bounds: &Bounds) -> Result<Rows, Error> {
-    let cut = Plan::of(&inputs, bounds.threads);
-    let row_bytes = inputs.iter().map(|(_, rows)| row_bytes(rows)).max().unwrap_or(1);
+    let cut = Plan::of(&inputs, bounds.spilling_partitions());
+    // A row that is joined may hold the columns of all tables.
+    let row_bytes = inputs.iter().map(|(_, rows)| row_bytes(rows)).sum();
     let batch_rows = bounds.batch_rows(row_bytes).min(QUERY_BATCH_ROWS);
     let config = sql::session_config()
         .with_target_partitions(cut.partitions)
