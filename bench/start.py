@@ -162,6 +162,8 @@ def out():
 """
 
 
+#: Seconds between starts that are timed one by one.
+REST_S = 0.3
 #: Tells projects of `dispatch` apart.
 NUMBERS = itertools.count()
 
@@ -169,7 +171,9 @@ NUMBERS = itertools.count()
 def dispatch(lab: _lab.Lab, on_demand: bool) -> tuple[float, float]:
     """Milliseconds from the word that the function runs to the first instruction of its file, and to the first after `import pandas`.
     The word takes its time to get here, so on a busy machine a child that waits can seem to be there before it.
-    Children wait for functions with the limits of the last run; one with another limit is forked on demand."""
+    Children wait for functions with the limits of the last run; one with another limit is forked on demand.
+    Those that wait are made after a run: that is over first."""
+    time.sleep(REST_S)
     limit = f'\n@forebay.resources(memory="{2048 + next(NUMBERS)}MiB")' if on_demand else ""
     text = PANDAS.format(python=_lab.PYTHON, limit=limit)
     folder = lab.project({"models.py": text}, "on-demand" if on_demand else "waiting")

@@ -1,8 +1,9 @@
 //! The first process of the sandbox of a zygote's child: makes it, hands out the way in, and looks at who comes.
 //!
 //! ```text
-//! (init) all steps ─▶ namespaces to the supervisor ─▶ wait: the function has landed │ somebody has ended
-//!                                                      └─▶ check it, limit it, show it to the supervisor ─▶ watch it to its end
+//! (init) namespaces to the supervisor ─▶ all other steps ─▶ files to the function ─▶ wait: it has landed │ somebody has ended
+//!                     ╎                                         ╎                     └─▶ check it, limit it, show it ─▶ watch it
+//!             (it is forked meanwhile)                   (it waits for them)
 //! ```
 //!
 //! Whoever comes in gave up its rights by itself. A zygote made of a hostile package might not have, so that is checked here, by
@@ -14,14 +15,34 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use crate::init::{self, OWN_DESCRIPTORS, refusal};
 use crate::limits::INSIDE_ID;
 use crate::order::{Ending, Order, Refusal};
+use crate::step::Step;
 use crate::sys;
 
-/// What this process says to the supervisor, with descriptors: its namespaces, then the function.
+/// What this process says to the supervisor, with descriptors: namespaces, then the function.
 pub const WAY_IN: &[u8] = b"way in";
 pub const LANDED: &[u8] = b"landed";
 
-/// Namespaces in the order in which they are joined: the first gives the right to join the others.
-const NAMESPACES: [&str; crate::limits::NAMESPACES] = ["user", "pid", "ipc", "uts", "net", "mnt"];
+/// What it says to the function, with a descriptor: the namespace of its files.
+const FILES: &[u8] = b"files";
+
+/// Namespaces that the function is born in, in the order in which they are joined: the first gives the right to join the others.
+const BORN_IN: [&str; crate::limits::NAMESPACES] = ["user", "pid", "ipc", "uts", "net"];
+
+/// Makes the namespaces and shows the way in. Gives how many of the steps that took.
+pub fn begin(order: &Order, [_, supervisor_line, _]: &[OwnedFd; 3]) -> Result<usize, Refusal> {
+    let is_unshare = |step: &Step| matches!(step, Step::Unshare { .. });
+    let begun = order.plan.steps.iter().position(is_unshare).map_or(0, |at| at + 1);
+    init::take(order, 0..begun)?;
+    let spaces = BORN_IN.map(own_namespace).into_iter().collect::<io::Result<Vec<_>>>();
+    let spaces = spaces.map_err(|error| refusal(None, "open its namespaces", &error))?;
+    let spaces: Vec<_> = spaces.iter().map(|space| space.as_fd()).collect();
+    sys::send(supervisor_line, WAY_IN, &spaces).map_err(|error| refusal(None, "show the way in", &error))?;
+    Ok(begun)
+}
+
+fn own_namespace(name: &str) -> io::Result<std::fs::File> {
+    std::fs::File::open(format!("/proc/self/ns/{name}"))
+}
 
 /// Goes on where every first process has come to. Returns only why it could not.
 pub fn run(
@@ -32,11 +53,8 @@ pub fn run(
     supervisor: &OwnedFd,
 ) -> Result<(), Refusal> {
     let refused = |what: &str, error: &io::Error| refusal(None, what, error);
-    let open = |name| std::fs::File::open(format!("/proc/self/ns/{name}"));
-    let spaces = NAMESPACES.map(open).into_iter().collect::<io::Result<Vec<_>>>();
-    let spaces = spaces.map_err(|error| refused("open its namespaces", &error))?;
-    let spaces: Vec<_> = spaces.iter().map(|space| space.as_fd()).collect();
-    sys::send(supervisor_line, WAY_IN, &spaces).map_err(|error| refused("show the way in", &error))?;
+    let handed = own_namespace("mnt").and_then(|files| sys::send(meeting, FILES, &[files.as_fd()]));
+    handed.map_err(|error| refused("hand out its files", &error))?;
     let own = |descriptor: &OwnedFd| sys::move_up(descriptor.as_fd(), OWN_DESCRIPTORS);
     let own = [own(&told), own(signals), own(supervisor), own(meeting), own(supervisor_line)];
     drop(told);

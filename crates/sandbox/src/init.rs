@@ -12,6 +12,7 @@
 
 use std::ffi::CString;
 use std::io::{self, Read as _, Write as _};
+use std::ops::Range;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::Path;
 
@@ -74,10 +75,8 @@ fn start(given: Given) -> Result<(), Refusal> {
         std::fs::write(group, "0").map_err(|error| refused(&format!("join {}", group.display()), &error))?;
     }
     sys::own_session();
-    enter(&order.plan.steps).map_err(|Refused { step, error }| {
-        let step = &order.plan.steps[step];
-        refusal(Some(step.feature()), &step.to_string(), &error)
-    })?;
+    let begun = if order.role == Role::Child { child::begin(&order, &standard)? } else { 0 };
+    take(&order, begun..order.plan.steps.len())?;
     sys::remember_children();
     if !order.plan.processes {
         sys::adopt_orphans();
@@ -99,6 +98,12 @@ fn start(given: Given) -> Result<(), Refusal> {
     let [Ok(told), Ok(signals), Ok(supervisor)] = own else { sys::exit(1) };
     let _ = sys::close_between(0, OWN_DESCRIPTORS.cast_unsigned() - 1);
     watch(function, told, &signals, &supervisor, order.plan.processes)
+}
+
+/// Takes some of the steps.
+pub fn take(order: &Order, steps: Range<usize>) -> Result<(), Refusal> {
+    let steps = &order.plan.steps[steps];
+    enter(steps).map_err(|Refused { step, error }| refusal(Some(steps[step].feature()), &steps[step].to_string(), &error))
 }
 
 pub fn refusal(feature: Option<crate::Feature>, what: &str, error: &io::Error) -> Refusal {

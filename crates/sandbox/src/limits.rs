@@ -34,15 +34,15 @@ pub const ZYGOTE_ID_FIRST: u32 = APART_ID_FIRST + APART_IDS;
 /// How many of them there are.
 pub const ZYGOTE_IDS: u32 = 0x1000;
 
-/// Descriptors that a zygote is handed for a child: a meeting point, its standard input, output and error, and its namespaces;
-/// beyond them the doors of its control groups.
+/// Descriptors that a zygote is handed for a child: a meeting point, its standard input, output and error, and the namespaces it
+/// is born in; beyond them the doors of its control groups.
 pub const BIRTH_FDS: usize = 4 + NAMESPACES;
 
 /// Control groups that a zygote's child joins by itself.
 pub const DOORS_MAX: usize = 2;
 
-/// Namespaces that a zygote's child joins.
-pub const NAMESPACES: usize = 6;
+/// Namespaces that a zygote's child is born in.
+pub const NAMESPACES: usize = 5;
 
 /// Bytes of each of the stacks on which a zygote forks.
 pub const FORK_STACK_BYTES: usize = 256 << 10;

@@ -83,6 +83,12 @@ pub fn unshare(flags: c_int) -> Result {
     done(unsafe { libc::unshare(flags) })
 }
 
+/// Goes into that namespace.
+pub fn join(namespace: OwnedFd) -> Result {
+    // SAFETY: takes numbers.
+    done(unsafe { libc::setns(namespace.as_raw_fd(), 0) })
+}
+
 /// What is mounted at a path, with all below, as a mount of its own; nothing in it grants rights.
 pub fn open_tree(path: &Path, write: bool) -> Result<OwnedFd> {
     let path = text(path)?;

@@ -3,10 +3,11 @@
 //! ```text
 //! supervisor                  nest (first process of the zygote)     zygote                 first process of a child's sandbox
 //!  start ───────────────────▶ steps ── fork ──────────────────────▶ imports, waits
-//!  fork  ── Order(Child) ───▶ clone ─────────────────────────────────────────────────────▶ steps
-//!        ◀── namespaces ───────────────────────────────────────────────────────────────────┘
-//!        ── Birth, namespaces, standard descriptors ──────────────▶ `twin` ─▶ child: lands
-//!        ◀── "forked" ─────────────────────────────────────────────┘           └──────────▶ checked, limited
+//!  fork  ── Order(Child) ───▶ clone ─────────────────────────────────────────────────────▶ namespaces
+//!        ◀── most of them ─────────────────────────────────────────────────────────────────┤
+//!        ── Birth, namespaces, standard descriptors ──────────────▶ `twin` ─▶ child        steps
+//!        ◀── "forked" ─────────────────────────────────────────────┘           │ ◀─ files ─┤
+//!                                                                              └─ lands ──▶ checked, limited
 //!        ◀── pidfd of the function ────────────────────────────────────────────────────────┘
 //! ```
 //!
@@ -295,7 +296,7 @@ impl Request {
         twin::fork_into(&self.namespaces)
     }
 
-    /// In the child: joins its groups, gives up every right, closes what is not the child's, and says that it is there. Gives
+    /// In the child: joins its groups and its files, gives up every right, closes what is not the child's, and says that it is there. Gives
     /// [`Birth::word`].
     ///
     /// # Errors
@@ -306,6 +307,9 @@ impl Request {
         doors.into_iter().for_each(|door| drop(std::fs::File::from(door).write_all(b"0")));
         drop(namespaces);
         sys::own_session();
+        // Made while this process was forked: nobody sees a root that is not finished, least of all what lies behind it.
+        let files = sys::receive(&meeting, &mut Vec::new())?.pop().ok_or_else(ended)?;
+        sys::join(files)?;
         enter(&birth.landing).map_err(|Refused { error, .. }| error)?;
         std::env::set_current_dir(&birth.folder)?;
         for (target, descriptor) in (0..).zip(&standard) {
