@@ -296,8 +296,8 @@ impl Request {
         twin::fork_into(&self.namespaces)
     }
 
-    /// In the child: joins its groups and its files, gives up every right, closes what is not the child's, and says that it is there. Gives
-    /// [`Birth::word`].
+    /// In the child: joins its groups and its files, gives up every right, closes what is not the child's, and says that it is
+    /// there. Gives [`Birth::word`].
     ///
     /// # Errors
     /// The child must end.
