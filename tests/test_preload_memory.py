@@ -505,7 +505,7 @@ def test_a_fork_in_a_signal_handler(tmp_path: Path) -> None:
     told = lambda name: ctypes.c_int.in_dll(handler, name).value
     handler.install(signal.SIGPROF)
     signal.setitimer(signal.ITIMER_PROF, 0.002, 0.002)
-    while told("forked") + told("refused") < 300 or not told("forked") or not told("refused"):
+    while told("forked") + told("refused") < 100 or not told("forked") or not told("refused"):
         block = malloc(100_000)
         put(block, 4096, 1)
         free(realloc(block, 300_000))
