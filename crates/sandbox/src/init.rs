@@ -75,8 +75,12 @@ fn start(given: Given) -> Result<(), Refusal> {
         std::fs::write(group, "0").map_err(|error| refused(&format!("join {}", group.display()), &error))?;
     }
     sys::own_session();
-    let begun = if order.role == Role::Child { child::begin(&order, &standard)? } else { 0 };
-    take(&order, begun..order.plan.steps.len())?;
+    let begun = if order.role == Role::Child { child::begin(&order, &standard) } else { Ok(0) };
+    if let Err(refusal) = begun.and_then(|begun| take(&order, begun..order.plan.steps.len())) {
+        // While the lines are open: a supervisor that saw their end first would end this process before it has told why.
+        tell(told, &Ending::Refused(refusal));
+        sys::exit(1);
+    }
     sys::remember_children();
     if !order.plan.processes {
         sys::adopt_orphans();

@@ -250,6 +250,21 @@ fn a_zygote_that_is_gone_or_hangs_is_an_error_in_time() {
     assert!(fork(&birth).is_err());
 }
 
+#[test]
+fn a_sandbox_that_cannot_be_finished_is_told_although_its_function_was_forked_meanwhile() {
+    let home = Home::new();
+    let null = std::fs::File::open("/dev/null").unwrap();
+    for _ in 0..5 {
+        let mut order = home.order();
+        let birth = Birth { landing: landing(&order.plan), folder: home.project.clone(), word: String::new() };
+        let attach = order.plan.steps.iter().position(|step| *step == Step::Attach).unwrap();
+        order.plan.steps.insert(attach, Step::Text { path: "/etc/passwd/none".into(), text: String::new() });
+        let refused = home.zygote.fork(&order, &birth, Outfit { standard: [null.as_fd(); 3], doors: &[] }, PATIENCE).unwrap_err();
+        assert!(matches!(&refused, Error::Refused(refusal) if refusal.what.contains("/etc/passwd/none")), "{refused:?}");
+        assert_eq!(home.says("echo on"), "on\n", "the zygote goes on");
+    }
+}
+
 /// What a child costs beside a function that is executed. Printed, not asserted.
 #[test]
 fn the_price() {
