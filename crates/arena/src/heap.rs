@@ -25,9 +25,7 @@ const TRY_AGAIN_AFTER: u32 = 256;
 static UNTRIED_BYTES: AtomicUsize = AtomicUsize::new(0);
 const UNTRIED_BYTES_MAX: usize = 16 << 20;
 
-/// Blocks from this size on start at a multiple of a huge page.
-const HUGE_FROM_BYTES: usize = 8 << 20;
-const HUGE_UNITS: u32 = (2 << 20) / UNIT_BYTES as u32;
+const HUGE_UNITS: u32 = (huge::HUGE_BYTES / UNIT_BYTES) as u32;
 /// Maps from this size on start at a multiple of 64 MiB: allocators that align by mapping more then have nothing to cut off.
 const WIDE_FROM_BYTES: usize = 32 << 20;
 const WIDE_UNITS: u32 = (64 << 20) / UNIT_BYTES as u32;
@@ -70,7 +68,7 @@ impl Request {
     fn alignment_units(&self) -> u32 {
         let usual = match (self.kind, self.bytes) {
             (Kind::Map, WIDE_FROM_BYTES..) => WIDE_UNITS,
-            (Kind::Map, _) | (_, HUGE_FROM_BYTES..) => HUGE_UNITS,
+            (Kind::Map, _) | (_, huge::ALIGNED_FROM_BYTES..) => HUGE_UNITS,
             _ => 1,
         };
         usual.max((self.alignment / UNIT_BYTES) as u32)
@@ -89,11 +87,20 @@ impl Request {
 }
 
 /// Backs the fresh units of a block that was `before` bytes long by huge pages, while less than half of the limit is promised:
-/// near the limit only what is touched may count.
-fn back(at: usize, before: usize, bytes: usize) {
-    if promised() <= LIMIT_BYTES.load(Relaxed) / 2 {
-        huge::back(at + units_for(before) as usize * UNIT_BYTES..at + units_for(bytes) as usize * UNIT_BYTES);
+/// near the limit only what is touched may count. `room` bytes behind it are free and fresh, too.
+fn back(at: usize, before: usize, bytes: usize, room: usize) {
+    let promised = promised();
+    if promised <= LIMIT_BYTES.load(Relaxed) / 2 {
+        let fresh = at + units_for(before) as usize * UNIT_BYTES..at + units_for(bytes) as usize * UNIT_BYTES;
+        huge::back(fresh, room, promised);
     }
+}
+
+/// Bytes behind what is used of the block at `unit` that are free and fresh: its spare ones, and the run that follows.
+fn room_behind(index: u32, owner: usize, shard: &mut Guard<'_, Shard>, unit: u32) -> usize {
+    let head = &space::units(index)[unit as usize];
+    let spare = head.length() - units_for(head.requested() as usize);
+    (spare + space::runs(index, owner, shard).clean_at(unit + head.length())) as usize * UNIT_BYTES
 }
 
 /// Serves a request. A recycled block is zeroed here when it must be.
@@ -118,6 +125,8 @@ pub fn allocate(mut request: Request) -> Served {
             continue;
         }
         let Some((at, dirty)) = find_room(current, index, &mut shard, request) else { break };
+        let fills = !dirty && request.will_be_filled();
+        let room = if fills { room_behind(current, index, &mut shard, (space::locate(at).1 / UNIT_BYTES) as u32) } else { 0 };
         drop(shard);
         if !dirty {
             spare_others(request.bytes);
@@ -126,8 +135,8 @@ pub fn allocate(mut request: Request) -> Served {
             // SAFETY: the block was just made ours; it spans at least the requested bytes of a shared, writable window.
             unsafe { std::ptr::write_bytes(at as *mut u8, 0, request.bytes) };
         }
-        if !dirty && request.will_be_filled() {
-            back(at, 0, request.bytes);
+        if fills {
+            back(at, 0, request.bytes, room);
         }
         return Served::At(at);
     }
@@ -448,9 +457,10 @@ pub fn resize(address: usize, bytes: usize) -> bool {
     head.set_used(Kind::Block, wanted.max(length), bytes as u64);
     COUNTERS.live.fetch_add((wanted - touched) as usize * UNIT_BYTES, Relaxed);
     count(&COUNTERS.in_place);
+    let room = room_behind(index, owner, &mut shard, unit);
     drop(shard);
     spare_others((wanted - touched) as usize * UNIT_BYTES);
-    back(address, before, bytes);
+    back(address, before, bytes, room);
     true
 }
 

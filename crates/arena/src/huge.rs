@@ -7,20 +7,26 @@
 //! exit 45 against 0.3, seal 10 against 0.1, a reader's first look at each page 90 against 4 (`docs/decisions`).
 //!
 //! Each call costs 0.1 ms per huge page, and a wait for the other processors, which may be a tick (4 ms) when one of them idles:
-//! more than the small pages cost that one huge page saves. So a block is one call, and a block that saves less than
-//! the last call waited goes without; each that does lets the memory of that wait fade, so that the kernel is tried again.
+//! more than the small pages cost that one huge page saves. So a block is one call. A block that saves less than the last call
+//! waited shares its call with the blocks to come: what is free behind it is backed *ahead*, little and in proportion to what
+//! is used. One for which that does not suffice goes without, and lets the memory of that wait fade, so that the kernel is tried
+//! again.
 //!
 //! Invariants: only ever speed and memory change, never contents: collapsing keeps the bytes, also under concurrent writers.
-//! A kernel that does not know it, or has no huge page to give, is not asked for ever.
+//! A kernel that does not know it, or has no huge page to give, is not asked for ever. What was backed ahead and is not begun by
+//! a block yet is at most `AHEAD_BYTES_MAX`, and at most a quarter of what blocks hold.
 
 use std::ops::Range;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::Instant;
 
+use crate::statistics::lower;
 use crate::system::{self, PAGE_BYTES};
 
 /// Bytes of a huge page.
 pub const HUGE_BYTES: usize = 2 << 20;
+/// Blocks from this size on start at a multiple of a huge page.
+pub const ALIGNED_FROM_BYTES: usize = 8 << 20;
 const MADV_POPULATE_WRITE: i32 = 23;
 const MADV_COLLAPSE: i32 = 25;
 /// After so many refusals in a row the kernel is not asked again.
@@ -33,24 +39,44 @@ const COST_US: u32 = 150;
 const SAVED_US: u32 = 1500;
 /// Longest wait that is remembered, in microseconds: one that took longer was an accident.
 const WAIT_US_MAX: u32 = 8000;
+/// Most that is backed before a block begins it: enough to be worth any wait.
+const AHEAD_BYTES_MAX: usize = 8 * HUGE_BYTES;
+/// The same as a part of what blocks hold.
+const AHEAD_PART: usize = 4;
 
 /// Microseconds the last call waited, faded.
 static WAIT_US: AtomicU32 = AtomicU32::new(0);
 static REFUSALS: AtomicU32 = AtomicU32::new(0);
+/// Bytes that were backed ahead and are not begun yet.
+static AHEAD: AtomicUsize = AtomicUsize::new(0);
 pub static BACKED: AtomicU64 = AtomicU64::new(0);
 
-/// Backs fresh, writable memory of a shared window by huge pages, as far as it begins them.
+/// Backs fresh, writable memory of a shared window by huge pages, as far as it begins them. `room`: bytes behind it that are
+/// free and fresh, too; `used`: bytes that blocks hold.
 ///
-/// A huge page belongs to the request that begins it: small blocks that follow share it. Of a large block's last one, half
-/// must be used, so that little memory is spent on what nobody asked for.
-pub fn back(fresh: Range<usize>) {
+/// A huge page belongs to the request that begins it: blocks that follow share it. Only large ones begin one of their own, so of
+/// a large block's last one half must be used: little memory is spent on what nobody asked for.
+pub fn back(fresh: Range<usize>, room: usize, used: usize) {
     if REFUSALS.load(Relaxed) >= PATIENCE {
         return;
     }
-    let pages = worth_it(&fresh);
-    if pages.is_empty() || !saves_more_than_it_waits(count(&pages)) {
+    let mut pages = worth_it(&fresh);
+    while !pages.is_empty() && system::is_there(pages.start) {
+        lower(&AHEAD, HUGE_BYTES);
+        pages.start += HUGE_BYTES;
+    }
+    if pages.is_empty() {
         return;
     }
+    let own = pages.len();
+    if !saves_more_than_it_waits(count(&pages)) {
+        pages.end += ahead(fresh.end + room, pages.end, used);
+        if !saves_more_than_it_waits(count(&pages)) {
+            fade();
+            return;
+        }
+    }
+    AHEAD.fetch_add(pages.len() - own, Relaxed);
     system::keeping_errno(|| {
         let mut rest = pages.clone();
         while !rest.is_empty() && back_some(rest.start..rest.end.min(rest.start + BATCH_BYTES)) {
@@ -59,22 +85,34 @@ pub fn back(fresh: Range<usize>) {
     });
 }
 
+/// Bytes that may be backed ahead from `start` on, of what is free there.
+fn ahead(end: usize, start: usize, used: usize) -> usize {
+    let allowed = AHEAD_BYTES_MAX.min(used / AHEAD_PART).saturating_sub(AHEAD.load(Relaxed));
+    allowed.min(end.saturating_sub(start)) / HUGE_BYTES * HUGE_BYTES
+}
+
+/// Another file is filled from now on, so nothing of it was backed.
+pub fn forget_ahead() {
+    AHEAD.store(0, Relaxed);
+}
+
 /// The huge pages that begin in a request and are worth it.
 fn worth_it(fresh: &Range<usize>) -> Range<usize> {
     let start = fresh.start.next_multiple_of(HUGE_BYTES);
     let used = fresh.end.saturating_sub(start);
-    let spare = if fresh.len() < HUGE_BYTES { HUGE_BYTES - 1 } else { HUGE_BYTES / 2 };
+    let spare = if fresh.len() < ALIGNED_FROM_BYTES { HUGE_BYTES - 1 } else { HUGE_BYTES / 2 };
     start..start + (used + spare) / HUGE_BYTES * HUGE_BYTES
 }
 
-/// Whether so many huge pages are worth a call. A `no` fades the memory of the last call's wait.
+/// Whether so many huge pages are worth a call.
 fn saves_more_than_it_waits(pages: u32) -> bool {
+    WAIT_US.load(Relaxed) <= pages.saturating_mul(SAVED_US)
+}
+
+/// The last call's wait is remembered a little less.
+fn fade() {
     let wait = WAIT_US.load(Relaxed);
-    let saves = wait <= pages.saturating_mul(SAVED_US);
-    if !saves {
-        WAIT_US.store(wait - wait.div_ceil(32), Relaxed);
-    }
-    saves
+    WAIT_US.store(wait - wait.div_ceil(32), Relaxed);
 }
 
 fn count(pages: &Range<usize>) -> u32 {

@@ -334,6 +334,7 @@ pub unsafe fn forget_lists() {
         unsafe { shard.held().lists = Lists::EMPTY };
     }
     COUNTERS.dirty.store(0, Ordering::Relaxed);
+    crate::huge::forget_ahead();
 }
 
 /// Opens an empty generation as the current one. All locks are held.

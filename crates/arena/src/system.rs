@@ -35,6 +35,13 @@ pub fn advise(address: usize, length: usize, advice: i32) -> bool {
     unsafe { libc::syscall(libc::SYS_madvise, address, length, advice) == 0 }
 }
 
+/// Whether the page at this address has memory, in a mapping that we may write to. Changes `errno` where it is not mapped.
+pub fn is_there(address: usize) -> bool {
+    let mut page = 0_u8;
+    // SAFETY: the kernel writes one byte, for one page; numbers otherwise.
+    unsafe { libc::syscall(libc::SYS_mincore, address, PAGE_BYTES, &raw mut page) == 0 && page & 1 == 1 }
+}
+
 /// Makes pages of an unmapped, inaccessible range at these addresses: reserved, without memory.
 pub fn reserve(address: usize, length: usize) -> Option<usize> {
     let fixed = if address == 0 { 0 } else { libc::MAP_FIXED };

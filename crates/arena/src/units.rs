@@ -299,6 +299,11 @@ impl<'a> Runs<'a> {
         true
     }
 
+    /// Units of the clean run of this shard that begins at `start`; 0 if none does.
+    pub fn clean_at(&self, start: u32) -> u32 {
+        self.run_at(start).filter(|&(kind, _)| kind == Kind::Clean).map_or(0, |(_, length)| length)
+    }
+
     fn is_own(&self, unit: u32) -> bool {
         (unit as usize) < self.units.len() && self.owners[(unit / CHUNK_UNITS) as usize].load(Relaxed) == self.shard
     }
