@@ -60,29 +60,38 @@ pub fn back(fresh: Range<usize>, room: usize, used: usize) {
     if REFUSALS.load(Relaxed) >= PATIENCE {
         return;
     }
-    let mut pages = worth_it(&fresh);
-    while !pages.is_empty() && system::is_there(pages.start) {
-        lower(&AHEAD, HUGE_BYTES);
-        pages.start += HUGE_BYTES;
-    }
+    let mut pages = without_backed(worth_it(&fresh));
     if pages.is_empty() {
         return;
     }
-    let own = pages.len();
+    let own_end = pages.end;
     if !saves_more_than_it_waits(count(&pages)) {
-        pages.end += ahead(fresh.end + room, pages.end, used);
+        pages.end += ahead(fresh.end + room, own_end, used);
         if !saves_more_than_it_waits(count(&pages)) {
             fade();
             return;
         }
     }
-    AHEAD.fetch_add(pages.len() - own, Relaxed);
     system::keeping_errno(|| {
-        let mut rest = pages.clone();
-        while !rest.is_empty() && back_some(rest.start..rest.end.min(rest.start + BATCH_BYTES)) {
-            rest.start += BATCH_BYTES;
+        while !pages.is_empty() && back_some(pages.start..pages.end.min(pages.start + BATCH_BYTES)) {
+            pages.start = pages.end.min(pages.start + BATCH_BYTES);
         }
     });
+    AHEAD.fetch_add(pages.start.saturating_sub(own_end), Relaxed);
+}
+
+/// What is left of the huge pages that a request begins, without those at its start that were backed ahead for it.
+fn without_backed(mut pages: Range<usize>) -> Range<usize> {
+    for page in pages.clone().step_by(HUGE_BYTES) {
+        if AHEAD.load(Relaxed) == 0 {
+            break;
+        }
+        if system::keeping_errno(|| system::is_there(page)) {
+            lower(&AHEAD, HUGE_BYTES);
+            pages.start += if page == pages.start { HUGE_BYTES } else { 0 };
+        }
+    }
+    pages
 }
 
 /// Bytes that may be backed ahead from `start` on, of what is free there.

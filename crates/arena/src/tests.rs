@@ -127,6 +127,26 @@ fn fresh_memory_comes_in_huge_pages_where_the_kernel_gives_them() {
 
 #[test]
 #[cfg_attr(miri, ignore = "Miri knows no memory files")]
+fn blocks_of_a_few_megabytes_share_huge_pages() {
+    alone("blocks_of_a_few_megabytes_share_huge_pages", Settings::default(), |arena| {
+        let mut blocks = Vec::new();
+        for number in 0..80_u8 {
+            blocks.push(vec![number; 1_700_000]);
+            let now = arena.statistics();
+            // The last huge page of each shard is begun, too.
+            let begun = crate::space::shard_count() as usize * 2 * MIB;
+            assert!(now.held_bytes <= now.live_bytes + (now.live_bytes / 4).min(16 * MIB as u64) + begun as u64, "{now:?}");
+        }
+        let wanted = if crate::gives_huge_pages() { 64 * MIB as u64 } else { 0 };
+        assert!(arena.statistics().huge_bytes >= wanted, "however slow the kernel is, half of them are worth it");
+        // Ahead memory is for whoever comes next, and reads as zeros.
+        assert!(vec![0u8; 12 * MIB].iter().all(|&byte| byte == 0));
+        assert!((0..).zip(&blocks).all(|(number, block)| block.iter().all(|&byte| byte == number)));
+    });
+}
+
+#[test]
+#[cfg_attr(miri, ignore = "Miri knows no memory files")]
 fn near_the_limit_only_what_is_touched_counts() {
     let settings = Settings::within(64 * MIB);
     alone("near_the_limit_only_what_is_touched_counts", settings, |arena| {

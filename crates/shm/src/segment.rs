@@ -16,6 +16,9 @@ pub const ALIGNMENT_BYTES: u64 = 64;
 /// What is punched out of a file is a multiple of this; larger pages are a multiple of it, too.
 const PAGE_BYTES: u64 = 4096;
 
+/// From this length on a gap is worth two more calls, which keep the kernel from zeroing what it is about to free.
+const SPLIT_FROM_BYTES: u64 = 256 << 10;
+
 /// Longest piece given to one `pwrite`; Linux takes at most 2 GiB less a page.
 const WRITE_BYTES_MAX: usize = 1 << 30;
 
@@ -165,10 +168,21 @@ fn punch(file: BorrowedFd<'_>, gap: Range<u64>) -> Result<(), Error> {
     if first_page >= last_page {
         return erase(file, gap);
     }
-    let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-    fallocate(file, flags, first_page, last_page - first_page).map_err(|error| Error::system("trim a segment", error))?;
+    if last_page - first_page >= SPLIT_FROM_BYTES {
+        // Of a huge page that lies in the gap in part, the kernel zeroes that part, up to 2 MiB, and then splits the page and
+        // frees what it zeroed. Split for one page at either end, what is between is freed without.
+        free(file, first_page..first_page + PAGE_BYTES)?;
+        free(file, last_page - PAGE_BYTES..last_page)?;
+    }
+    free(file, first_page..last_page)?;
     erase(file, gap.start..first_page)?;
     erase(file, last_page..gap.end)
+}
+
+/// Gives whole pages back to the kernel.
+fn free(file: BorrowedFd<'_>, pages: Range<u64>) -> Result<(), Error> {
+    let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+    fallocate(file, flags, pages.start, pages.end - pages.start).map_err(|error| Error::system("trim a segment", error))
 }
 
 /// Overwrites at most two pages with zeros.

@@ -244,28 +244,35 @@ fn a_few_rows_do_not_keep_a_large_segment() {
     assert_eq!(read.batches, [few]);
 }
 
+/// Trims; then every byte is what it was or zero, and no memory is left but for what is kept.
+fn check_trim(file: &OwnedFd, bytes: &[u8], keep: &Keep) {
+    trim(file, keep).unwrap();
+    let length = usize::try_from(keep.length).unwrap();
+    assert_eq!(rustix::fs::fstat(file).unwrap().st_size as u64, keep.length);
+    let mut left = vec![9; length];
+    let mut read = 0;
+    while read < length {
+        read += rustix::io::pread(file, &mut left[read..], read as u64).unwrap();
+    }
+    let mut expected = vec![0; length];
+    for range in &keep.live {
+        let range = usize::try_from(range.start).unwrap()..usize::try_from(range.end).unwrap();
+        expected[range.clone()].copy_from_slice(&bytes[range]);
+    }
+    let different = left.iter().zip(&expected).position(|(left, expected)| left != expected);
+    assert_eq!(different, None, "a byte of {keep:?}");
+    let pages: u64 = keep.live.iter().map(|range| range.end.div_ceil(4096) - range.start / 4096).sum();
+    assert!(rustix::fs::fstat(file).unwrap().st_blocks as u64 * 512 <= (pages + 1) * 4096, "{keep:?}");
+}
+
 #[test]
 fn trimming_leaves_nothing_but_what_is_kept() {
     let bytes: Vec<u8> = (0..100_000_u32).map(|i| u8::try_from(i % 251 + 1).unwrap()).collect();
     for live in
-        [vec![], vec![0..100_000], vec![5..6, 7..4096, 8192..8193, 50_000..70_001], vec![99_999..100_000], vec![4095..4097]]
+        [vec![], vec![0..100_000_u64], vec![5..6, 7..4096, 8192..8193, 50_000..70_001], vec![99_999..100_000], vec![4095..4097]]
     {
         let (file, _) = segment(&bytes);
-        let keep = Keep { length: 99_990.max(live.last().map_or(0, |range: &std::ops::Range<u64>| range.end)), live };
-        trim(&file, &keep).unwrap();
-        let length = usize::try_from(keep.length).unwrap();
-        assert_eq!(rustix::fs::fstat(&file).unwrap().st_size as u64, keep.length);
-        let mut left = vec![9; length];
-        let mut read = 0;
-        while read < length {
-            read += rustix::io::pread(&file, &mut left[read..], read as u64).unwrap();
-        }
-        for (at, byte) in left.iter().enumerate() {
-            let is_live = keep.live.iter().any(|range| range.contains(&(at as u64)));
-            assert_eq!(*byte, if is_live { bytes[at] } else { 0 }, "byte {at} of {keep:?}");
-        }
-        let pages: u64 = keep.live.iter().map(|range| range.end.div_ceil(4096) - range.start / 4096).sum();
-        assert!(rustix::fs::fstat(&file).unwrap().st_blocks as u64 * 512 <= (pages + 1) * 4096, "{keep:?}");
+        check_trim(&file, &bytes, &Keep { length: 99_990.max(live.last().map_or(0, |range| range.end)), live });
     }
     let (file, _) = segment(&bytes);
     let all = |length| Keep { length, live: vec![0..length] };
@@ -273,6 +280,38 @@ fn trimming_leaves_nothing_but_what_is_kept() {
     assert_eq!(code(&trim(tempfile::tempfile().unwrap(), &all(0)).unwrap_err()), "IPC0105");
     seal(&file).unwrap();
     assert_eq!(code(&trim(&file, &all(5)).unwrap_err()), "IPC0103", "a published segment cannot be trimmed");
+}
+
+/// Long gaps, over and beside the edges of huge pages, if the kernel gives any.
+#[test]
+fn trimming_takes_huge_pages_apart() {
+    const MIB: u64 = 1 << 20;
+    let bytes: Vec<u8> = (0..12 * MIB + 77).map(|i| u8::try_from(i % 251 + 1).unwrap()).collect();
+    for live in [
+        vec![100..300_000, MIB + 5..MIB + 9, 5 * MIB..6 * MIB + 1, 11 * MIB + 4095..12 * MIB],
+        vec![2 * MIB..4 * MIB, 4 * MIB + 262_144..8 * MIB, 8 * MIB + 262_145..10 * MIB - 1],
+        vec![7 * MIB + 123..7 * MIB + 124],
+    ] {
+        let (file, _) = segment(&bytes);
+        // SAFETY: a new mapping of our file, which nobody else knows and which is gone before the file is trimmed. Advice and all
+        // results but the address may fail: then the pages are small.
+        unsafe {
+            let length = bytes.len();
+            let at = libc::mmap(
+                std::ptr::null_mut(),
+                length,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_SHARED,
+                file.as_raw_fd(),
+                0,
+            );
+            assert_ne!(at, libc::MAP_FAILED);
+            libc::madvise(at, length, libc::MADV_HUGEPAGE);
+            libc::madvise(at, length, libc::MADV_COLLAPSE);
+            assert_eq!(libc::munmap(at, length), 0);
+        }
+        check_trim(&file, &bytes, &Keep { length: live.last().unwrap().end + 3, live });
+    }
 }
 
 #[test]
