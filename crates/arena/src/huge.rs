@@ -39,8 +39,8 @@ const COST_US: u32 = 150;
 const SAVED_US: u32 = 1500;
 /// Longest wait that is remembered, in microseconds: one that took longer was an accident.
 const WAIT_US_MAX: u32 = 8000;
-/// Most that is backed before a block begins it: enough to be worth any wait.
-const AHEAD_BYTES_MAX: usize = 8 * HUGE_BYTES;
+/// Most that is backed before a block begins it: enough to be worth the longest wait, 12 MiB.
+const AHEAD_BYTES_MAX: usize = WAIT_US_MAX.div_ceil(SAVED_US) as usize * HUGE_BYTES;
 /// The same as a part of what blocks hold.
 const AHEAD_PART: usize = 4;
 
