@@ -87,7 +87,8 @@ impl Request {
 }
 
 /// Backs the fresh units of a block that was `before` bytes long by huge pages, while less than half of the limit is promised:
-/// near the limit only what is touched may count. `room` bytes behind it are free and fresh, too.
+/// near the limit only what is touched may count. `room` bytes behind it are free and fresh, too, and for blocks to come; none are
+/// behind maps, which allocators fill in part and give back as a whole.
 fn back(at: usize, before: usize, bytes: usize, room: usize) {
     let promised = promised();
     if promised <= LIMIT_BYTES.load(Relaxed) / 2 {
@@ -126,7 +127,8 @@ pub fn allocate(mut request: Request) -> Served {
         }
         let Some((at, dirty)) = find_room(current, index, &mut shard, request) else { break };
         let fills = !dirty && request.will_be_filled();
-        let room = if fills { room_behind(current, index, &mut shard, (space::locate(at).1 / UNIT_BYTES) as u32) } else { 0 };
+        let shares = fills && request.kind == Kind::Block;
+        let room = if shares { room_behind(current, index, &mut shard, (space::locate(at).1 / UNIT_BYTES) as u32) } else { 0 };
         drop(shard);
         if !dirty {
             spare_others(request.bytes);

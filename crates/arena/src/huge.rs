@@ -52,15 +52,15 @@ static AHEAD: AtomicUsize = AtomicUsize::new(0);
 pub static BACKED: AtomicU64 = AtomicU64::new(0);
 
 /// Backs fresh, writable memory of a shared window by huge pages, as far as it begins them. `room`: bytes behind it that are
-/// free and fresh, too; `used`: bytes that blocks hold.
+/// free and fresh, too, and will be blocks; `used`: bytes that blocks hold.
 ///
-/// A huge page belongs to the request that begins it: blocks that follow share it. Only large ones begin one of their own, so of
-/// a large block's last one half must be used: little memory is spent on what nobody asked for.
+/// A huge page belongs to the request that begins it: blocks that follow share it. Large ones begin one of their own, so of a
+/// large block's last one half must be used, as where nothing follows: little memory is spent on what nobody asked for.
 pub fn back(fresh: Range<usize>, room: usize, used: usize) {
     if REFUSALS.load(Relaxed) >= PATIENCE {
         return;
     }
-    let mut pages = without_backed(worth_it(&fresh));
+    let mut pages = without_backed(worth_it(&fresh, room));
     if pages.is_empty() {
         return;
     }
@@ -106,10 +106,11 @@ pub fn forget_ahead() {
 }
 
 /// The huge pages that begin in a request and are worth it.
-fn worth_it(fresh: &Range<usize>) -> Range<usize> {
+fn worth_it(fresh: &Range<usize>, room: usize) -> Range<usize> {
     let start = fresh.start.next_multiple_of(HUGE_BYTES);
     let used = fresh.end.saturating_sub(start);
-    let spare = if fresh.len() < ALIGNED_FROM_BYTES { HUGE_BYTES - 1 } else { HUGE_BYTES / 2 };
+    let is_shared = room > 0 && fresh.len() < ALIGNED_FROM_BYTES;
+    let spare = if is_shared { HUGE_BYTES - 1 } else { HUGE_BYTES / 2 };
     start..start + (used + spare) / HUGE_BYTES * HUGE_BYTES
 }
 
