@@ -18,7 +18,7 @@ use std::path::Path;
 
 use crate::enter::{Refused, enter};
 use crate::order::{Command, Ending, Order, Refusal, Role};
-use crate::{child, nest, sys};
+use crate::{child, launcher, nest, sys};
 
 /// Descriptors from here on are the first process's own.
 pub const OWN_DESCRIPTORS: i32 = 64;
@@ -157,11 +157,21 @@ fn end_others(function: i32, alone: bool) {
 pub fn function(order: &Order, standard: &[OwnedFd; 3]) -> Refusal {
     let Some(command) = &order.command else { sys::exit(0) };
     match prepare(order, command, standard) {
+        Ok(_) if let Some(own) = launcher::own().filter(|_| command.program == launcher::OWN_PROGRAM) => go_on(command, own),
         Ok((program, arguments, environment)) => {
             refusal(None, &format!("execute {}", command.program), &sys::execute(&program, &arguments, &environment))
         }
         Err(refusal) => refusal,
     }
+}
+
+/// Becomes another program of this binary, with nothing that execution would not leave it either.
+fn go_on(command: &Command, own: launcher::Own) -> ! {
+    let _ = sys::close_between(3, u32::MAX);
+    sys::set_environment(&command.environment);
+    sys::set_name(c"forebay");
+    sys::show_memory();
+    std::process::exit(own())
 }
 
 type Executable = (CString, Vec<CString>, Vec<CString>);

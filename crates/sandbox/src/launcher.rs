@@ -10,7 +10,7 @@ use std::ops::RangeInclusive;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use crate::error::Error;
 use crate::init::{self, Given};
@@ -234,8 +234,23 @@ impl Killer {
     }
 }
 
-/// The launcher's main program: takes orders from descriptor 0 until its other end is closed.
-pub fn serve() {
+/// Another program of this binary, which a function may be: what it returns is the exit code.
+pub type Own = fn() -> i32;
+
+static OWN: OnceLock<Own> = OnceLock::new();
+
+/// The path that stands for [`Own`] in an order.
+pub const OWN_PROGRAM: &str = "/proc/self/exe";
+
+/// What the launcher was started with.
+pub(crate) fn own() -> Option<Own> {
+    OWN.get().copied()
+}
+
+/// The launcher's main program: takes orders from descriptor 0 until its other end is closed. A function that is to execute
+/// [`OWN_PROGRAM`] goes on as `own` instead: this binary is there already, with all its pointers in place.
+pub fn serve(own: Own) {
+    let _ = OWN.set(own);
     let supervisor = sys::parent();
     let Ok(socket) = sys::move_up(io::stdin().as_fd(), 3) else { return };
     // Nobody but us should hold the channel; programs expect something there.

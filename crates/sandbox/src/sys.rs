@@ -500,6 +500,19 @@ pub fn execute(program: &CStr, arguments: &[CString], environment: &[CString]) -
     io::Error::last_os_error()
 }
 
+/// The environment of this process from now on. It has one thread.
+pub fn set_environment(variables: &[(String, String)]) {
+    // SAFETY: nobody else reads or changes the environment of a process with one thread.
+    unsafe {
+        for (name, _) in std::env::vars_os() {
+            std::env::remove_var(name);
+        }
+        for (name, value) in variables {
+            std::env::set_var(name, value);
+        }
+    }
+}
+
 /// Who runs this: user and group.
 #[must_use]
 pub fn who() -> (u32, u32) {
