@@ -156,33 +156,17 @@ fn end_others(function: i32, alone: bool) {
 /// Becomes the function. Returns why it could not.
 pub fn function(order: &Order, standard: &[OwnedFd; 3]) -> Refusal {
     let Some(command) = &order.command else { sys::exit(0) };
-    match prepare(order, command, standard) {
-        Ok(_) if let Some(own) = launcher::own().filter(|_| command.program == launcher::OWN_PROGRAM) => go_on(command, own),
-        Ok((program, arguments, environment)) => {
-            refusal(None, &format!("execute {}", command.program), &sys::execute(&program, &arguments, &environment))
-        }
-        Err(refusal) => refusal,
+    if let Err(refusal) = prepare(order, command, standard) {
+        return refusal;
+    }
+    match launcher::own() {
+        Some(own) if command.program == launcher::OWN_PROGRAM => go_on(command, own),
+        _ => execute(command),
     }
 }
 
-/// Becomes another program of this binary, with nothing that execution would not leave it either.
-fn go_on(command: &Command, own: launcher::Own) -> ! {
-    let _ = sys::close_between(3, u32::MAX);
-    sys::set_environment(&command.environment);
-    sys::set_name(c"forebay");
-    sys::show_memory();
-    std::process::exit(own())
-}
-
-type Executable = (CString, Vec<CString>, Vec<CString>);
-
-fn prepare(order: &Order, command: &Command, standard: &[OwnedFd; 3]) -> Result<Executable, Refusal> {
-    let strings = |strings: Vec<String>| strings.into_iter().map(CString::new).collect::<Result<Vec<_>, _>>();
-    let environment = command.environment.iter().map(|(name, value)| format!("{name}={value}")).collect();
-    let executable = (|| Ok((CString::new(&*command.program)?, strings(command.arguments.clone())?, strings(environment)?)))();
-    let executable: Executable = executable.map_err(|_: std::ffi::NulError| {
-        refusal(None, "execute a command with a zero byte", &io::Error::from_raw_os_error(libc::EINVAL))
-    })?;
+/// Descriptors, folder, limits and signals of the function.
+fn prepare(order: &Order, command: &Command, standard: &[OwnedFd; 3]) -> Result<(), Refusal> {
     sys::own_session();
     for (target, descriptor) in (0..).zip(standard) {
         sys::place(descriptor.as_fd(), target).map_err(|error| refusal(None, "set up its descriptors", &error))?;
@@ -194,5 +178,27 @@ fn prepare(order: &Order, command: &Command, standard: &[OwnedFd; 3]) -> Result<
     }
     sys::close_at_execution(3).map_err(|error| refusal(None, "close its descriptors", &error))?;
     sys::usual_signals();
-    Ok(executable)
+    Ok(())
+}
+
+/// Goes on as another role of this binary, with nothing that its execution would not have left either: no descriptors, variables
+/// or signals of the launcher's.
+fn go_on(command: &Command, own: launcher::Own) -> ! {
+    let _ = sys::close_between(3, u32::MAX);
+    sys::set_environment(&command.environment);
+    sys::set_name(c"forebay");
+    sys::ignore_broken_pipes();
+    sys::show_memory();
+    std::process::exit(own())
+}
+
+fn execute(command: &Command) -> Refusal {
+    let strings = |strings: Vec<String>| strings.into_iter().map(CString::new).collect::<Result<Vec<_>, _>>();
+    let environment = command.environment.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    let executable = (|| Ok((CString::new(&*command.program)?, strings(command.arguments.clone())?, strings(environment)?)))();
+    let error = match executable {
+        Ok((program, arguments, environment)) => sys::execute(&program, &arguments, &environment),
+        Err(std::ffi::NulError { .. }) => io::Error::from_raw_os_error(libc::EINVAL),
+    };
+    refusal(None, &format!("execute {}", command.program), &error)
 }

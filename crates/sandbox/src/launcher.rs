@@ -234,12 +234,12 @@ impl Killer {
     }
 }
 
-/// Another program of this binary, which a function may be: what it returns is the exit code.
+/// Another role of the launcher's binary, which a function may have: what it returns is the exit code.
 pub type Own = fn() -> i32;
 
 static OWN: OnceLock<Own> = OnceLock::new();
 
-/// The path that stands for [`Own`] in an order.
+/// The program of an order that stands for this role: the binary that runs, not the file that may have replaced it since.
 pub const OWN_PROGRAM: &str = "/proc/self/exe";
 
 /// What the launcher was started with.
@@ -251,6 +251,7 @@ pub(crate) fn own() -> Option<Own> {
 /// [`OWN_PROGRAM`] goes on as `own` instead: this binary is there already, with all its pointers in place.
 pub fn serve(own: Own) {
     let _ = OWN.set(own);
+    sys::set_name(c"forebay-launch");
     let supervisor = sys::parent();
     let Ok(socket) = sys::move_up(io::stdin().as_fd(), 3) else { return };
     // Nobody but us should hold the channel; programs expect something there.

@@ -397,6 +397,12 @@ pub fn usual_signals() {
     }
 }
 
+/// Who writes where nobody reads any more gets an error instead of a signal, as programs in Rust do.
+pub fn ignore_broken_pipes() {
+    // SAFETY: ignores a signal.
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
+}
+
 /// Children that end leave nothing to be waited for.
 pub fn forget_children() {
     // SAFETY: ignores a signal.
