@@ -12,12 +12,12 @@
 
 use std::ffi::CString;
 use std::io::{self, Read as _, Write as _};
-use std::ops::Range;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::Path;
 
 use crate::enter::{Refused, enter};
 use crate::order::{Command, Ending, Order, Refusal, Role};
+use crate::step::Step;
 use crate::{child, launcher, nest, sys};
 
 /// Descriptors from here on are the first process's own.
@@ -75,8 +75,8 @@ fn start(given: Given) -> Result<(), Refusal> {
         std::fs::write(group, "0").map_err(|error| refused(&format!("join {}", group.display()), &error))?;
     }
     sys::own_session();
-    let begun = if order.role == Role::Child { child::begin(&order, &standard) } else { Ok(0) };
-    if let Err(refusal) = begun.and_then(|begun| take(&order, begun..order.plan.steps.len())) {
+    let begun = if order.role == Role::Child { child::begin(&order, &standard) } else { take(&order.plan.steps) };
+    if let Err(refusal) = begun {
         // While the lines are open: a supervisor that saw their end first would end this process before it has told why.
         tell(told, &Ending::Refused(refusal));
         sys::exit(1);
@@ -89,7 +89,7 @@ fn start(given: Given) -> Result<(), Refusal> {
     match order.role {
         Role::Function => {}
         Role::Zygote { .. } => return nest::run(&order, standard, told, &signals, &supervisor),
-        Role::Child => return child::run(&order, &standard, told, &signals, &supervisor),
+        Role::Child => child::run(&standard, &told, &signals, &supervisor),
     }
     let Some(function) = sys::fork().map_err(|error| refused("fork", &error))? else {
         drop((signals, supervisor));
@@ -104,9 +104,8 @@ fn start(given: Given) -> Result<(), Refusal> {
     watch(function, told, &signals, &supervisor, order.plan.processes)
 }
 
-/// Takes some of the steps.
-pub fn take(order: &Order, steps: Range<usize>) -> Result<(), Refusal> {
-    let steps = &order.plan.steps[steps];
+/// Takes these steps.
+pub fn take(steps: &[Step]) -> Result<(), Refusal> {
     enter(steps).map_err(|Refused { step, error }| refusal(Some(steps[step].feature()), &steps[step].to_string(), &error))
 }
 
