@@ -237,7 +237,7 @@ impl Killer {
 /// Another role of the launcher's binary, which a function may have: what it returns is the exit code.
 pub type Own = fn() -> i32;
 
-static OWN: OnceLock<Own> = OnceLock::new();
+pub(crate) static OWN: OnceLock<Own> = OnceLock::new();
 
 /// The program of an order that stands for this role: the binary that runs, not the file that may have replaced it since.
 pub const OWN_PROGRAM: &str = "/proc/self/exe";
