@@ -85,7 +85,8 @@ struct Wanted {
     key: Key,
     zygote: Arc<Zygote>,
     children: Vec<Purpose>,
-    unborn: bool,
+    /// How many more that may become any function.
+    unborn: usize,
 }
 
 #[derive(Default)]
@@ -166,7 +167,7 @@ impl Zygotes {
                     return Some(match ready.take(launch) {
                         Some(parts) => Found::Waiting(parts),
                         None => {
-                            let unborn = ready.waiting.unborn.take();
+                            let unborn = ready.waiting.unborn.pop();
                             Found::Zygote { zygote: Arc::clone(&ready.zygote), unborn, key: key.clone() }
                         }
                     });
@@ -191,8 +192,8 @@ impl Zygotes {
         }
     }
 
-    /// Forks children ahead for the projects that were run last, and one for what else may come, and drops what there is no room for.
-    /// To be called when the machine has time.
+    /// Forks children ahead: `wanted` for the functions that were run last, and as many for what else may come; drops what there is no
+    /// room for. To be called when the machine has time.
     pub fn refill(&self, wanted: usize) {
         for Wanted { key, zygote, children, unborn } in self.wanted(wanted.min(PARKED_MAX)) {
             let program = Program::Python {
@@ -223,10 +224,13 @@ impl Zygotes {
                     }
                 }
             }
-            if unborn {
+            for _ in 0..unborn {
                 match zygote.conceive(&self.sandbox) {
                     Ok(unborn) => self.keep(&key, unborn),
-                    Err(error) => self.gone_wrong(&key, &zygote, &error),
+                    Err(error) => {
+                        self.gone_wrong(&key, &zygote, &error);
+                        break;
+                    }
                 }
             }
         }
@@ -390,8 +394,8 @@ impl Zygotes {
             });
             ready.waiting.parked = keep;
             gone.extend(old);
-            let unborn = ready.uses > 0 && ready.waiting.unborn.is_none();
-            if unborn || !missing.is_empty() {
+            let unborn = if ready.uses > 0 { wanted.saturating_sub(ready.waiting.unborn.len()) } else { 0 };
+            if unborn > 0 || !missing.is_empty() {
                 found.push(Wanted { key: key.clone(), zygote: Arc::clone(&ready.zygote), children: missing, unborn });
             }
         }
@@ -412,7 +416,7 @@ impl Zygotes {
 
     fn keep(&self, key: &Key, unborn: Unborn) {
         if let Some(Slot::Ready(ready)) = self.lock().slots.get_mut(key) {
-            ready.waiting.unborn = Some(unborn);
+            ready.waiting.unborn.push(unborn);
         }
     }
 
@@ -506,13 +510,13 @@ enum Given {
 struct Waiting {
     /// For a call, each for functions of one kind.
     parked: Vec<(Purpose, Parts)>,
-    /// To be told which function it will be.
-    unborn: Option<Unborn>,
+    /// To be told which functions they will be.
+    unborn: Vec<Unborn>,
 }
 
 impl Waiting {
     fn count(&self) -> usize {
-        self.parked.len() + usize::from(self.unborn.is_some())
+        self.parked.len() + self.unborn.len()
     }
 }
 
