@@ -266,7 +266,7 @@ class Lab:
         above = parents()
         found = [one for one in descendants(daemon) if belongs(one, above)]
         # What the launcher has only just forked says what it is in a moment.
-        until(lambda: not any(is_launcher(one) and not name(one).startswith("forebay-") for one in found))
+        until(lambda: not any(name(one) == "forebay-launch" for one in found))
         above = parents()
         return [one for one in found if belongs(one, above)]
 

@@ -25,9 +25,9 @@ use crate::exit::Exit;
 
 fn main() -> ExitCode {
     match std::env::args_os().nth(1) {
-        Some(role) if role == "function" => return forebay_runtime::executor::main(),
+        Some(role) if role == "function" => std::process::exit(forebay_runtime::executor::run()),
         Some(role) if role == forebay_runtime::LAUNCHER_ROLE => {
-            forebay_runtime::launch();
+            forebay_runtime::launch(forebay_runtime::executor::run);
             return ExitCode::SUCCESS;
         }
         _ => {}

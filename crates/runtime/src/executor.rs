@@ -6,7 +6,6 @@ use std::any::Any;
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
-use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -31,12 +30,12 @@ const ARENA_BLOCK_BYTES_MIN: usize = 4 << 10;
 
 /// Takes one call from descriptor 0, executes it, replies, and gives the exit code of the process.
 #[must_use]
-pub fn main() -> ExitCode {
+pub fn run() -> i32 {
     match serve() {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) => 0,
         Err(error) => {
             eprintln!("{}", error.report());
-            ExitCode::from(3)
+            3
         }
     }
 }

@@ -30,7 +30,7 @@ pub use builds::Builds;
 pub use cancel::CancelToken;
 pub use confine::{Access, Mode, Sandbox, Settings, query_memory_bytes};
 pub use error::Failure;
-pub use forebay_sandbox::{Launcher, ROLE as LAUNCHER_ROLE, serve as launch};
+pub use forebay_sandbox::{Launcher, OWN_PROGRAM, ROLE as LAUNCHER_ROLE, serve as launch};
 pub use forebay_shm::arena::{Allocator, gives_huge_pages};
 pub use forebay_shm::monotonic_ns;
 pub use limits::SPILL_BYTES_MAX;

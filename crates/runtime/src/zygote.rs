@@ -13,13 +13,13 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use forebay_sandbox::zygote::{Birth, Outfit};
-use forebay_sandbox::{Error, Host, Launcher, landing};
+use forebay_sandbox::zygote::{Birth, Outfit, Unborn};
+use forebay_sandbox::{Error, Host, Launcher, beginning};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde::Deserialize;
 use serde_json::json;
 
-use crate::confine::Confined;
+use crate::confine::{Confined, Sandbox};
 use crate::limits::{FORK_PATIENCE, IMPORT_PATIENCE};
 use crate::process::{Launch, Parts, lines};
 
@@ -72,20 +72,25 @@ impl Zygote {
         }
     }
 
-    /// A child for this function, which waits for its call.
-    pub fn fork(&self, launch: &Launch<'_>) -> Result<Parts, Error> {
+    /// A child for whatever function, which waits to be told which.
+    pub fn conceive(&self, sandbox: &Sandbox) -> Result<Unborn, Error> {
+        self.zygote.conceive(&beginning(&self.host, sandbox.next_number()), FORK_PATIENCE)
+    }
+
+    /// A child for this function, which waits for its call: the one that is there, or a new one.
+    pub fn fork(&self, launch: &Launch<'_>, unborn: Option<Unborn>) -> Result<Parts, Error> {
         let system = Error::Launcher;
         let confined = launch.sandbox.confine(launch, Some(&self.host)).map_err(|_| system(std::io::Error::other("refused")))?;
-        let limit = launch.limits.memory_bytes;
-        let birth = Birth {
-            landing: landing(&confined.order.plan),
-            folder: launch.folder.to_owned(),
-            word: json!({ "limit": limit }).to_string(),
-        };
+        let word = json!({ "limit": launch.limits.memory_bytes }).to_string();
+        let order = &confined.order;
+        let birth = Birth::new(order.plan.clone(), order.limits.clone(), launch.folder.to_owned(), word);
         let ((line, stdout, stderr), theirs) = lines().map_err(system)?;
-        let standard = [theirs[0].as_fd(), theirs[1].as_fd(), theirs[2].as_fd()];
         let doors = confined.group.as_ref().map_or(Ok(Vec::new()), |group| group.open_doors()).map_err(system)?;
-        let born = self.zygote.fork(&confined.order, &birth, Outfit { standard, doors: &doors }, FORK_PATIENCE)?;
+        let outfit = Outfit { standard: [theirs[0].as_fd(), theirs[1].as_fd(), theirs[2].as_fd()], doors: &doors };
+        let born = match unborn {
+            Some(unborn) => unborn.deliver(&birth, outfit, FORK_PATIENCE)?,
+            None => self.zygote.fork(&beginning(&self.host, launch.sandbox.next_number()), &birth, outfit, FORK_PATIENCE)?,
+        };
         let parts = Parts { confined, function: born.sandbox, line, stdout, stderr };
         // Before it is called, and whether or not it has joined by itself: what it uses from then on is counted as its own.
         if let Some(Err(error)) = parts.confined.group.as_ref().map(|group| group.admit(born.function.as_fd())) {

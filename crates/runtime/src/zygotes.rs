@@ -1,9 +1,10 @@
 //! The zygotes of a supervisor: which there are, which children wait, and which go when memory is short.
 //!
 //! ```text
-//! function ─▶ a child that waits for a call ─┐
-//!         └─▶ fork of a zygote ──────────────┼─▶ called once
-//!              └─▶ zygote is started; for a while the function waits, then it is started afresh
+//! function ─▶ a child that waits for a call ────────────────────────┐
+//!         └─▶ a child that waits to be told which function it will be ─┤
+//!              └─▶ fork of a zygote ────────────────────────────────┼─▶ called once
+//!                   └─▶ zygote is started; for a while the function waits, then it is started afresh
 //! ```
 //!
 //! A zygote is named by all that its memory depends on: environment, our own package, modules, settings. What was learned about
@@ -20,6 +21,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use forebay_sandbox::Error;
+use forebay_sandbox::zygote::Unborn;
 
 use crate::cancel::CancelToken;
 use crate::confine::{Access, Mode, Sandbox, Settings};
@@ -54,7 +56,7 @@ enum Slot {
 
 struct Ready {
     zygote: Arc<Zygote>,
-    parked: Parked,
+    waiting: Waiting,
     uses: u64,
     used_at: Instant,
     /// For whom children are to wait: the functions that were called first since the last refill, which are likely to be called
@@ -83,6 +85,8 @@ struct Wanted {
     key: Key,
     zygote: Arc<Zygote>,
     children: Vec<Purpose>,
+    /// How many more that may become any function.
+    unborn: usize,
 }
 
 #[derive(Default)]
@@ -129,11 +133,13 @@ impl Zygotes {
 
     /// A process for this function, forked from a zygote; `None`: there is none, or not yet.
     pub(crate) fn function(&self, launch: &Launch<'_>, cancel: &CancelToken) -> Option<Parts> {
-        let (zygote, key) = match self.find(launch, cancel)? {
+        let (zygote, unborn, key) = match self.find(launch, cancel)? {
             Found::Waiting(parts) => return Some(parts),
-            Found::Zygote(zygote, key) => (zygote, key),
+            Found::Zygote { zygote, unborn, key } => (zygote, unborn, key),
         };
-        match zygote.fork(launch) {
+        // One that was killed while it waited says nothing of its zygote.
+        let delivered = unborn.and_then(|unborn| zygote.fork(launch, Some(unborn)).ok());
+        match delivered.map_or_else(|| zygote.fork(launch, None), Ok) {
             Ok(parts) => Some(parts),
             Err(error) => {
                 self.gone_wrong(&key, &zygote, &error);
@@ -158,8 +164,13 @@ impl Zygotes {
         loop {
             match state.slots.get_mut(&key) {
                 Some(Slot::Ready(ready)) => {
-                    let waiting = ready.take(launch);
-                    return Some(waiting.map_or_else(|| Found::Zygote(Arc::clone(&ready.zygote), key.clone()), Found::Waiting));
+                    return Some(match ready.take(launch) {
+                        Some(parts) => Found::Waiting(parts),
+                        None => {
+                            let unborn = ready.waiting.unborn.pop();
+                            Found::Zygote { zygote: Arc::clone(&ready.zygote), unborn, key: key.clone() }
+                        }
+                    });
                 }
                 Some(Slot::Failed(_)) => return None,
                 Some(Slot::Starting) => {}
@@ -181,10 +192,10 @@ impl Zygotes {
         }
     }
 
-    /// Forks children ahead for the projects that were run last, and drops what there is no room for. To be called when the machine
-    /// has time.
+    /// Forks children ahead: `wanted` for the functions that were run last, and as many for what else may come; drops what there is no
+    /// room for. To be called when the machine has time.
     pub fn refill(&self, wanted: usize) {
-        for Wanted { key, zygote, children } in self.wanted(wanted.min(PARKED_MAX)) {
+        for Wanted { key, zygote, children, unborn } in self.wanted(wanted.min(PARKED_MAX)) {
             let program = Program::Python {
                 python: key.python.clone(),
                 runtime: key.runtime.clone(),
@@ -205,8 +216,17 @@ impl Zygotes {
                     access: &Access::default(),
                     zygotes: None,
                 };
-                match zygote.fork(&launch) {
+                match zygote.fork(&launch, None) {
                     Ok(parts) => self.park(&key, purpose, parts),
+                    Err(error) => {
+                        self.gone_wrong(&key, &zygote, &error);
+                        break;
+                    }
+                }
+            }
+            for _ in 0..unborn {
+                match zygote.conceive(&self.sandbox) {
+                    Ok(unborn) => self.keep(&key, unborn),
                     Err(error) => {
                         self.gone_wrong(&key, &zygote, &error);
                         break;
@@ -236,7 +256,7 @@ impl Zygotes {
                 Slot::Ready(ready) => ZygoteStatus {
                     state: "ready".to_owned(),
                     bytes: ready.bytes(),
-                    parked: ready.parked.0.len(),
+                    parked: ready.waiting.parked.len(),
                     forks: ready.zygote.forks.load(Ordering::Relaxed),
                     ..none
                 },
@@ -306,7 +326,7 @@ impl Zygotes {
             match started {
                 Ok(zygote) => {
                     let (zygote, used_at) = (Arc::new(zygote), Instant::now());
-                    let ready = Ready { zygote, parked: Parked::default(), uses: 0, used_at, ahead: Ahead::default() };
+                    let ready = Ready { zygote, waiting: Waiting::default(), uses: 0, used_at, ahead: Ahead::default() };
                     state.slots.insert(own, Slot::Ready(ready));
                 }
                 // It was not finished, and is taken away again: what was missing says nothing of its modules.
@@ -368,14 +388,15 @@ impl Zygotes {
             ready.ahead.is_over = true;
             let mut missing = ready.ahead.purposes(wanted);
             // Those of a project as it was before it was changed will not be asked for.
-            let (keep, old): (Vec<_>, Vec<_>) = ready.parked.0.drain(..).partition(|(purpose, _)| {
+            let (keep, old): (Vec<_>, Vec<_>) = ready.waiting.parked.drain(..).partition(|(purpose, _)| {
                 let place = missing.iter().position(|one| one == purpose);
                 place.map(|place| missing.swap_remove(place)).is_some()
             });
-            ready.parked.0 = keep;
+            ready.waiting.parked = keep;
             gone.extend(old);
-            if !missing.is_empty() {
-                found.push(Wanted { key: key.clone(), zygote: Arc::clone(&ready.zygote), children: missing });
+            let unborn = if ready.uses > 0 { wanted.saturating_sub(ready.waiting.unborn.len()) } else { 0 };
+            if unborn > 0 || !missing.is_empty() {
+                found.push(Wanted { key: key.clone(), zygote: Arc::clone(&ready.zygote), children: missing, unborn });
             }
         }
         drop(state);
@@ -386,10 +407,16 @@ impl Zygotes {
     fn park(&self, key: &Key, purpose: Purpose, parts: Parts) {
         let mut state = self.lock();
         if let Some(Slot::Ready(ready)) = state.slots.get_mut(key) {
-            ready.parked.0.push((purpose, parts));
+            ready.waiting.parked.push((purpose, parts));
         } else {
             drop(state);
             parts.end();
+        }
+    }
+
+    fn keep(&self, key: &Key, unborn: Unborn) {
+        if let Some(Slot::Ready(ready)) = self.lock().slots.get_mut(key) {
+            ready.waiting.unborn.push(unborn);
         }
     }
 
@@ -419,7 +446,7 @@ impl std::fmt::Debug for Zygotes {
 /// Where a function may come from.
 enum Found {
     Waiting(Parts),
-    Zygote(Arc<Zygote>, Key),
+    Zygote { zygote: Arc<Zygote>, unborn: Option<Unborn>, key: Key },
 }
 
 impl Ready {
@@ -431,11 +458,12 @@ impl Ready {
         self.ahead.note(&purpose);
         // One that was killed while it waited is passed over.
         let fits = |(other, parts): &(Purpose, Parts)| *other == purpose && parts.lives();
-        self.parked.0.iter().position(fits).map(|index| self.parked.0.swap_remove(index).1)
+        let parked = &mut self.waiting.parked;
+        parked.iter().position(fits).map(|index| parked.swap_remove(index).1)
     }
 
     fn bytes(&self) -> u64 {
-        self.zygote.bytes + PARKED_BYTES * self.parked.0.len() as u64
+        self.zygote.bytes + PARKED_BYTES * self.waiting.count() as u64
     }
 
     fn benefit(&self) -> f64 {
@@ -473,24 +501,35 @@ impl Slot {
 /// What was given up; its processes end when it is dropped.
 #[expect(dead_code, reason = "dropped")]
 enum Given {
-    Waiting(Parked),
+    Waiting(Waiting),
     Zygote(Slot),
 }
 
-/// Children that wait for a call, each for functions of one kind. They end when they are dropped.
+/// Children that wait. They end when they are dropped.
 #[derive(Default)]
-struct Parked(Vec<(Purpose, Parts)>);
+struct Waiting {
+    /// For a call, each for functions of one kind.
+    parked: Vec<(Purpose, Parts)>,
+    /// To be told which functions they will be.
+    unborn: Vec<Unborn>,
+}
 
-impl Drop for Parked {
+impl Waiting {
+    fn count(&self) -> usize {
+        self.parked.len() + self.unborn.len()
+    }
+}
+
+impl Drop for Waiting {
     fn drop(&mut self) {
-        self.0.drain(..).for_each(|(_, parts)| parts.end());
+        self.parked.drain(..).for_each(|(_, parts)| parts.end());
     }
 }
 
 /// Gives up what saves least: children that wait before any zygote. `None`: there is nothing to give up.
 fn forget_one(state: &mut State) -> Option<Given> {
     let ready = |(key, slot): (&Key, &Slot)| match slot {
-        Slot::Ready(ready) => Some((key.clone(), ready.benefit(), ready.parked.0.is_empty())),
+        Slot::Ready(ready) => Some((key.clone(), ready.benefit(), ready.waiting.count() == 0)),
         Slot::Starting | Slot::Failed(_) => None,
     };
     let all: Vec<(Key, f64, bool)> = state.slots.iter().filter_map(ready).collect();
@@ -498,7 +537,7 @@ fn forget_one(state: &mut State) -> Option<Given> {
     let least = all.into_iter().filter(|(_, _, none_waits)| some_wait != *none_waits).min_by(|a, b| a.1.total_cmp(&b.1));
     let (key, _, none_waits) = least?;
     match state.slots.get_mut(&key) {
-        Some(Slot::Ready(ready)) if !none_waits => Some(Given::Waiting(std::mem::take(&mut ready.parked))),
+        Some(Slot::Ready(ready)) if !none_waits => Some(Given::Waiting(std::mem::take(&mut ready.waiting))),
         _ => state.slots.remove(&key).map(Given::Zygote),
     }
 }

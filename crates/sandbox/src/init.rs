@@ -12,13 +12,13 @@
 
 use std::ffi::CString;
 use std::io::{self, Read as _, Write as _};
-use std::ops::Range;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::Path;
 
 use crate::enter::{Refused, enter};
 use crate::order::{Command, Ending, Order, Refusal, Role};
-use crate::{child, nest, sys};
+use crate::step::Step;
+use crate::{child, launcher, nest, sys};
 
 /// Descriptors from here on are the first process's own.
 pub const OWN_DESCRIPTORS: i32 = 64;
@@ -75,8 +75,8 @@ fn start(given: Given) -> Result<(), Refusal> {
         std::fs::write(group, "0").map_err(|error| refused(&format!("join {}", group.display()), &error))?;
     }
     sys::own_session();
-    let begun = if order.role == Role::Child { child::begin(&order, &standard) } else { Ok(0) };
-    if let Err(refusal) = begun.and_then(|begun| take(&order, begun..order.plan.steps.len())) {
+    let begun = if order.role == Role::Child { child::begin(&order, &standard) } else { take(&order.plan.steps) };
+    if let Err(refusal) = begun {
         // While the lines are open: a supervisor that saw their end first would end this process before it has told why.
         tell(told, &Ending::Refused(refusal));
         sys::exit(1);
@@ -89,7 +89,7 @@ fn start(given: Given) -> Result<(), Refusal> {
     match order.role {
         Role::Function => {}
         Role::Zygote { .. } => return nest::run(&order, standard, told, &signals, &supervisor),
-        Role::Child => return child::run(&order, &standard, told, &signals, &supervisor),
+        Role::Child => child::run(&standard, &told, &signals, &supervisor),
     }
     let Some(function) = sys::fork().map_err(|error| refused("fork", &error))? else {
         drop((signals, supervisor));
@@ -104,9 +104,8 @@ fn start(given: Given) -> Result<(), Refusal> {
     watch(function, told, &signals, &supervisor, order.plan.processes)
 }
 
-/// Takes some of the steps.
-pub fn take(order: &Order, steps: Range<usize>) -> Result<(), Refusal> {
-    let steps = &order.plan.steps[steps];
+/// Takes these steps.
+pub fn take(steps: &[Step]) -> Result<(), Refusal> {
     enter(steps).map_err(|Refused { step, error }| refusal(Some(steps[step].feature()), &steps[step].to_string(), &error))
 }
 
@@ -156,23 +155,17 @@ fn end_others(function: i32, alone: bool) {
 /// Becomes the function. Returns why it could not.
 pub fn function(order: &Order, standard: &[OwnedFd; 3]) -> Refusal {
     let Some(command) = &order.command else { sys::exit(0) };
-    match prepare(order, command, standard) {
-        Ok((program, arguments, environment)) => {
-            refusal(None, &format!("execute {}", command.program), &sys::execute(&program, &arguments, &environment))
-        }
-        Err(refusal) => refusal,
+    if let Err(refusal) = prepare(order, command, standard) {
+        return refusal;
+    }
+    match launcher::own() {
+        Some(own) if command.program == launcher::OWN_PROGRAM => go_on(command, own),
+        _ => execute(command),
     }
 }
 
-type Executable = (CString, Vec<CString>, Vec<CString>);
-
-fn prepare(order: &Order, command: &Command, standard: &[OwnedFd; 3]) -> Result<Executable, Refusal> {
-    let strings = |strings: Vec<String>| strings.into_iter().map(CString::new).collect::<Result<Vec<_>, _>>();
-    let environment = command.environment.iter().map(|(name, value)| format!("{name}={value}")).collect();
-    let executable = (|| Ok((CString::new(&*command.program)?, strings(command.arguments.clone())?, strings(environment)?)))();
-    let executable: Executable = executable.map_err(|_: std::ffi::NulError| {
-        refusal(None, "execute a command with a zero byte", &io::Error::from_raw_os_error(libc::EINVAL))
-    })?;
+/// Descriptors, folder, limits and signals of the function.
+fn prepare(order: &Order, command: &Command, standard: &[OwnedFd; 3]) -> Result<(), Refusal> {
     sys::own_session();
     for (target, descriptor) in (0..).zip(standard) {
         sys::place(descriptor.as_fd(), target).map_err(|error| refusal(None, "set up its descriptors", &error))?;
@@ -184,5 +177,27 @@ fn prepare(order: &Order, command: &Command, standard: &[OwnedFd; 3]) -> Result<
     }
     sys::close_at_execution(3).map_err(|error| refusal(None, "close its descriptors", &error))?;
     sys::usual_signals();
-    Ok(executable)
+    Ok(())
+}
+
+/// Goes on as another role of this binary, with nothing that its execution would not have left either: no descriptors, variables
+/// or signals of the launcher's.
+fn go_on(command: &Command, own: launcher::Own) -> ! {
+    let _ = sys::close_between(3, u32::MAX);
+    sys::set_environment(&command.environment);
+    sys::set_name(c"forebay");
+    sys::ignore_broken_pipes();
+    sys::show_memory();
+    std::process::exit(own())
+}
+
+fn execute(command: &Command) -> Refusal {
+    let strings = |strings: Vec<String>| strings.into_iter().map(CString::new).collect::<Result<Vec<_>, _>>();
+    let environment = command.environment.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    let executable = (|| Ok((CString::new(&*command.program)?, strings(command.arguments.clone())?, strings(environment)?)))();
+    let error = match executable {
+        Ok((program, arguments, environment)) => sys::execute(&program, &arguments, &environment),
+        Err(std::ffi::NulError { .. }) => io::Error::from_raw_os_error(libc::EINVAL),
+    };
+    refusal(None, &format!("execute {}", command.program), &error)
 }

@@ -10,7 +10,7 @@ use std::ops::RangeInclusive;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use crate::error::Error;
 use crate::init::{self, Given};
@@ -234,8 +234,24 @@ impl Killer {
     }
 }
 
-/// The launcher's main program: takes orders from descriptor 0 until its other end is closed.
-pub fn serve() {
+/// Another role of the launcher's binary, which a function may have: what it returns is the exit code.
+pub type Own = fn() -> i32;
+
+pub(crate) static OWN: OnceLock<Own> = OnceLock::new();
+
+/// The program of an order that stands for this role: the binary that runs, not the file that may have replaced it since.
+pub const OWN_PROGRAM: &str = "/proc/self/exe";
+
+/// What the launcher was started with.
+pub(crate) fn own() -> Option<Own> {
+    OWN.get().copied()
+}
+
+/// The launcher's main program: takes orders from descriptor 0 until its other end is closed. A function that is to execute
+/// [`OWN_PROGRAM`] goes on as `own` instead: this binary is there already, with all its pointers in place.
+pub fn serve(own: Own) {
+    let _ = OWN.set(own);
+    sys::set_name(c"forebay-launch");
     let supervisor = sys::parent();
     let Ok(socket) = sys::move_up(io::stdin().as_fd(), 3) else { return };
     // Nobody but us should hold the channel; programs expect something there.

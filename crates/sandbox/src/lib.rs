@@ -40,9 +40,9 @@ pub mod zygote;
 
 pub use enter::{Refused, enter};
 pub use error::Error;
-pub use launcher::{Killer, Launcher, ROLE, Sandboxed, serve};
+pub use launcher::{Killer, Launcher, OWN_PROGRAM, ROLE, Sandboxed, serve};
 pub use order::{Answer, Command, Ending, Order, Refusal, Role, resource};
-pub use planning::{Nest, landing, nest, plan};
+pub use planning::{Nest, beginning, nest, plan};
 pub use policy::{Feature, Host, Identity, Policy};
 pub use step::{Bind, Plan, Step};
 pub use zygote::Zygote;

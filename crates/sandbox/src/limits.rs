@@ -34,9 +34,12 @@ pub const ZYGOTE_ID_FIRST: u32 = APART_ID_FIRST + APART_IDS;
 /// How many of them there are.
 pub const ZYGOTE_IDS: u32 = 0x1000;
 
-/// Descriptors that a zygote is handed for a child: a meeting point, its standard input, output and error, and the namespaces it
-/// is born in; beyond them the doors of its control groups.
-pub const BIRTH_FDS: usize = 4 + NAMESPACES;
+/// Descriptors that a zygote is handed for a child: a meeting point, and the namespaces it is born in.
+pub const CHILD_FDS: usize = 1 + NAMESPACES;
+
+/// Descriptors that a child is handed at its birth: the namespace of its files, and its standard input, output and error; beyond
+/// them the doors of its control groups.
+pub const BIRTH_FDS: usize = 4;
 
 /// Control groups that a zygote's child joins by itself.
 pub const DOORS_MAX: usize = 2;

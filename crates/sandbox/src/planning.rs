@@ -109,6 +109,14 @@ pub fn nest(policy: &Policy, host: &Host, number: u32, hidden: &Path) -> Option<
     Some(Nest { plan, inside, host: within })
 }
 
+/// Where the sandbox of every child of a zygote begins, whatever function it will be for: its user, its processes, and namespaces.
+/// `number` tells functions of one supervisor apart.
+#[must_use]
+pub fn beginning(within: &Host, number: u32) -> Plan {
+    let user = Some(outside(Identity::Apart, within, number));
+    Plan { user, processes: true, others: None, steps: vec![Step::Unshare { files: true, network: true, ipc: true }] }
+}
+
 /// What a zygote's child does itself when it has joined its sandbox: all that a process can only do for itself.
 #[must_use]
 pub fn landing(plan: &Plan) -> Vec<Step> {

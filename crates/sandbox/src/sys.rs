@@ -397,6 +397,12 @@ pub fn usual_signals() {
     }
 }
 
+/// Who writes where nobody reads any more gets an error instead of a signal, as programs in Rust do.
+pub fn ignore_broken_pipes() {
+    // SAFETY: ignores a signal.
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
+}
+
 /// Children that end leave nothing to be waited for.
 pub fn forget_children() {
     // SAFETY: ignores a signal.
@@ -498,6 +504,19 @@ pub fn execute(program: &CStr, arguments: &[CString], environment: &[CString]) -
     // SAFETY: both lists end with null and point to C strings.
     unsafe { libc::execve(program.as_ptr(), arguments.as_ptr(), environment.as_ptr()) };
     io::Error::last_os_error()
+}
+
+/// The environment of this process from now on. It has one thread.
+pub fn set_environment(variables: &[(String, String)]) {
+    // SAFETY: nobody else reads or changes the environment of a process with one thread.
+    unsafe {
+        for (name, _) in std::env::vars_os() {
+            std::env::remove_var(name);
+        }
+        for (name, value) in variables {
+            std::env::set_var(name, value);
+        }
+    }
 }
 
 /// Who runs this: user and group.

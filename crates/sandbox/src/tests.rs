@@ -1,6 +1,6 @@
 //! Sandboxes for real: small programs inside, by a launcher forked from the test.
 
-use std::io::Read as _;
+use std::io::{Read as _, Write as _};
 use std::os::fd::AsFd as _;
 use std::path::Path;
 use std::sync::OnceLock;
@@ -10,7 +10,10 @@ use crate::*;
 
 fn launcher() -> &'static Launcher {
     static LAUNCHER: OnceLock<Launcher> = OnceLock::new();
-    LAUNCHER.get_or_init(Launcher::forked)
+    LAUNCHER.get_or_init(|| {
+        let _ = crate::launcher::OWN.set(facts);
+        Launcher::forked()
+    })
 }
 
 fn this_host() -> &'static Host {
@@ -97,6 +100,38 @@ fn endings_are_told() {
     assert_eq!(run_with(&missing).refused.unwrap().errno, libc::ENOENT);
     missing.command.as_mut().unwrap().folder = "/nowhere".into();
     assert!(run_with(&missing).refused.unwrap().what.contains("/nowhere"));
+}
+
+/// The other role of the test program: tells what it has. Not by `println`, which a test catches.
+fn facts() -> i32 {
+    let text = std::fs::read_to_string("/proc/self/status").unwrap();
+    let wanted = ["Name", "Uid", "CapEff", "CapBnd", "NoNewPrivs", "Seccomp", "Threads"];
+    let is_wanted = |line: &&str| line.split_once(':').is_some_and(|(name, _)| wanted.contains(&name));
+    let mut status: String = text.lines().filter(is_wanted).map(|line| line.replace('\t', " ") + "\n").collect();
+    // Those of the C library's own (32 and 33) left out.
+    for name in ["SigBlk", "SigIgn", "SigCgt"] {
+        let signals = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(":\t")).unwrap();
+        status += &format!("{name} {:x}\n", u64::from_str_radix(signals, 16).unwrap() & 0x7fff_ffff);
+    }
+    let mut files: Vec<_> = std::fs::read_dir("/proc/self/fd").unwrap().map(|file| file.unwrap().file_name()).collect();
+    files.sort();
+    let (variables, folder) = (std::env::vars().collect::<Vec<_>>(), std::env::current_dir().unwrap());
+    std::io::stdout().write_all(format!("{status}{files:?} {variables:?} {folder:?}\n").as_bytes()).unwrap();
+    7
+}
+
+#[test]
+fn a_role_of_our_own_binary_has_nothing_of_the_launchers() {
+    let mut order = order(&policy(), "");
+    OWN_PROGRAM.clone_into(&mut order.command.as_mut().unwrap().program);
+    let seen = run_with(&order);
+    let (none, ids) = ("0000000000000000", "1000 1000 1000 1000");
+    // Writing where nobody reads is an error, as in all programs in Rust. The fourth file is the folder of the others.
+    let wanted = format!(
+        "Name: forebay\nUid: {ids}\nThreads: 1\nCapEff: {none}\nCapBnd: {none}\n\
+         NoNewPrivs: 1\nSeccomp: 2\nSigBlk 0\nSigIgn 1000\nSigCgt 0\n[\"0\", \"1\", \"2\", \"3\"] [(\"PATH\", \"/usr/bin:/bin:/usr/sbin\"), (\"WORD\", \"set\")] \"/\"\n"
+    );
+    assert_eq!((seen.out, seen.code), (wanted, 7), "{:?}", seen.refused);
 }
 
 #[test]

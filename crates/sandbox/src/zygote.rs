@@ -3,13 +3,18 @@
 //! ```text
 //! supervisor                  nest (first process of the zygote)     zygote                 first process of a child's sandbox
 //!  start ───────────────────▶ steps ── fork ──────────────────────▶ imports, waits
-//!  fork  ── Order(Child) ───▶ clone ─────────────────────────────────────────────────────▶ namespaces
+//!  conceive ─ Order(Child) ─▶ clone ─────────────────────────────────────────────────────▶ namespaces
 //!        ◀── most of them ─────────────────────────────────────────────────────────────────┤
-//!        ── Birth, namespaces, standard descriptors ──────────────▶ `twin` ─▶ child        steps
-//!        ◀── "forked" ─────────────────────────────────────────────┘           │ ◀─ files ─┤
+//!        ── namespaces ───────────────────────────────────────────▶ `twin` ─▶ child        ╎
+//!        ◀── "forked" ─────────────────────────────────────────────┘           ╎           ╎
+//!  deliver ─ Birth, standard descriptors ─────────────────────────────────────────────────▶ steps
+//!                                                                              │ ◀─ Birth, files
 //!                                                                              └─ lands ──▶ checked, limited
 //!        ◀── pidfd of the function ────────────────────────────────────────────────────────┘
 //! ```
+//!
+//! What is conceived waits for its delivery, before it is known which function it will be ([`Unborn`]); where none waits, both is
+//! done at once ([`Zygote::fork`]), and the child is forked while its sandbox is finished.
 //!
 //! A child is in namespaces, under a user id, in a root, and under limits of its own, as a function that was executed is. It has a
 //! copy of the zygote's memory and none of its descriptors. What it does reaches neither the zygote nor another child.
@@ -27,23 +32,41 @@ use serde::{Deserialize, Serialize};
 use crate::child::{LANDED, WAY_IN};
 use crate::enter::{Refused, enter};
 use crate::launcher::{Launcher, Sandboxed, ask};
-use crate::limits::{BIRTH_FDS, DOORS_MAX, NAMESPACES};
-use crate::order::{Answer, Order};
-use crate::step::Step;
+use crate::limits::{BIRTH_FDS, CHILD_FDS, DOORS_MAX, NAMESPACES};
+use crate::order::{Answer, Order, Role};
+use crate::planning::landing;
+use crate::step::{Plan, Step};
 use crate::{error::Error, sys, twin};
 
 /// What a zygote says when it has forked; anything else it says is why it could not.
 const FORKED: &[u8] = b"forked";
 
-/// What a zygote is told of a child.
+/// What a zygote is told when it is to have a child.
+const CHILD: &[u8] = b"child";
+
+/// What an unborn child and the first process of its sandbox are told: which function it will be.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Birth {
-    /// What the child does when it has joined its namespaces.
+    /// What is left to do for its sandbox.
+    pub steps: Vec<Step>,
+    /// What the child does itself when it has joined its sandbox.
     pub landing: Vec<Step>,
+    /// Limits of each of its processes: numbers of `setrlimit`, and values.
+    pub limits: Vec<(u32, u64)>,
     /// The folder it starts in.
     pub folder: PathBuf,
     /// What else its program should know.
     pub word: String,
+}
+
+impl Birth {
+    /// A function confined by `plan`, of which the [`beginning`](crate::beginning) is made.
+    #[must_use]
+    pub fn new(plan: Plan, limits: Vec<(u32, u64)>, folder: PathBuf, word: String) -> Self {
+        let landing = landing(&plan);
+        let steps = plan.steps.into_iter().filter(|step| !matches!(step, Step::Unshare { .. })).collect();
+        Self { steps, landing, limits, folder, word }
+    }
 }
 
 /// What a child is given to hold.
@@ -62,6 +85,14 @@ pub struct Zygote {
     nest: Sandboxed,
     orders: Mutex<OwnedFd>,
     control: Mutex<OwnedFd>,
+}
+
+/// A child that waits for its birth. Dropping it ends it.
+#[derive(Debug)]
+pub struct Unborn {
+    sandbox: Sandboxed,
+    /// To the first process of its sandbox.
+    line: OwnedFd,
 }
 
 /// A child that has landed, and waits for what comes through its standard input.
@@ -113,69 +144,111 @@ impl Zygote {
         receive(&lock(&self.control), deadline).map(|(message, _)| message)
     }
 
-    /// Makes a child, in the sandbox of `order`.
+    /// Makes a child, for whatever function, in a sandbox that has this [`beginning`](crate::beginning).
+    ///
+    /// # Errors
+    /// [`Error::Refused`] if that cannot be made; [`Error::Zygote`] if it is not forked in time. What was begun is ended.
+    pub fn conceive(&self, beginning: &Plan, patience: Duration) -> Result<Unborn, Error> {
+        self.beget(beginning, |_| Ok(()), Instant::now() + patience)
+    }
+
+    /// Makes a child for this function.
     ///
     /// # Errors
     /// [`Error::Refused`] if its sandbox cannot be made; [`Error::Zygote`] if it did not land in time, or is not what it should
     /// be. What was begun is ended.
-    pub fn fork(&self, order: &Order, birth: &Birth, outfit: Outfit<'_>, patience: Duration) -> Result<Born, Error> {
+    pub fn fork(&self, beginning: &Plan, birth: &Birth, outfit: Outfit<'_>, patience: Duration) -> Result<Born, Error> {
         let deadline = Instant::now() + patience;
-        let (mut sandbox, line, meeting) = self.sandbox(order)?;
-        let born = receive(&line, deadline).and_then(|(word, namespaces)| {
-            self.conceive(&word, &namespaces, &meeting, birth, outfit, deadline)?;
-            // From now on the child alone holds it: should it end, the other end will know.
-            drop(meeting);
-            match receive(&line, deadline)? {
-                (word, descriptors) if word == LANDED => descriptors.into_iter().next().ok_or_else(ended),
-                _ => Err(ended()),
+        self.beget(beginning, |unborn| unborn.tell(birth, outfit), deadline)?.land(deadline)
+    }
+
+    /// Has a child forked; does something for it in the `meantime`.
+    fn beget(
+        &self,
+        beginning: &Plan,
+        meantime: impl FnOnce(&Unborn) -> io::Result<()>,
+        deadline: Instant,
+    ) -> Result<Unborn, Error> {
+        let (unborn, meeting) = self.sandbox(beginning)?;
+        let forked = receive(&unborn.line, deadline).and_then(|(word, namespaces)| {
+            if word != WAY_IN || namespaces.len() != NAMESPACES {
+                return Err(ended());
             }
+            let descriptors: Vec<_> = std::iter::once(&meeting).chain(&namespaces).map(|descriptor| descriptor.as_fd()).collect();
+            let control = lock(&self.control);
+            sys::send(&control, CHILD, &descriptors)?;
+            let done = meantime(&unborn);
+            let (answer, _) = receive(&control, deadline)?;
+            if answer == FORKED { done } else { Err(io::Error::other(String::from_utf8_lossy(&answer).into_owned())) }
         });
-        match born {
-            Ok(function) => Ok(Born { sandbox, function }),
-            Err(error) => {
-                let _ = sys::kill(sandbox.pidfd());
-                let _ = sys::wait_readable([sandbox.pidfd()]);
-                match sandbox.ending() {
-                    Some(crate::Ending::Refused(refusal)) => Err(Error::Refused(refusal)),
-                    _ => Err(Error::Zygote(error)),
-                }
-            }
+        match forked {
+            Ok(()) => Ok(unborn),
+            Err(error) => Err(unborn.end(error)),
         }
     }
 
-    /// A sandbox with nobody in it but its first process; the line to that, and where its function will meet it.
-    fn sandbox(&self, order: &Order) -> Result<(Sandboxed, OwnedFd, OwnedFd), Error> {
-        let bytes = serde_json::to_vec(order).map_err(|error| Error::Launcher(error.into()))?;
+    /// A sandbox with nobody in it but its first process; and where its function will meet that.
+    fn sandbox(&self, beginning: &Plan) -> Result<(Unborn, OwnedFd), Error> {
+        let order = Order { plan: beginning.clone(), groups: vec![], limits: vec![], command: None, role: Role::Child };
+        let bytes = serde_json::to_vec(&order).map_err(|error| Error::Launcher(error.into()))?;
         let (told, tell): (PipeReader, _) = io::pipe().map_err(Error::Launcher)?;
         let (line, their_line) = sys::channel().map_err(Error::Launcher)?;
         let (meeting, their_meeting) = sys::channel().map_err(Error::Launcher)?;
         let descriptors = [their_meeting.as_fd(), their_line.as_fd(), their_line.as_fd(), tell.as_fd()];
         match ask(&lock(&self.orders), &bytes, &descriptors).map_err(Error::Zygote)? {
-            (Answer::Started, Some(pidfd)) => Ok((Sandboxed::new(pidfd, told), line, meeting)),
+            (Answer::Started, Some(pidfd)) => Ok((Unborn { sandbox: Sandboxed::new(pidfd, told), line }, meeting)),
             (Answer::Refused(refusal), _) => Err(Error::Refused(refusal)),
             (Answer::Started, None) => Err(Error::Zygote(io::ErrorKind::InvalidData.into())),
         }
     }
+}
 
-    fn conceive(
-        &self,
-        word: &[u8],
-        namespaces: &[OwnedFd],
-        meeting: &OwnedFd,
-        birth: &Birth,
-        outfit: Outfit<'_>,
-        deadline: Instant,
-    ) -> io::Result<()> {
-        if word != WAY_IN || namespaces.len() != NAMESPACES || outfit.doors.len() > DOORS_MAX {
-            return Err(ended());
+impl Unborn {
+    /// Readable when nothing is left of it.
+    #[must_use]
+    pub fn pidfd(&self) -> BorrowedFd<'_> {
+        self.sandbox.pidfd()
+    }
+
+    /// It becomes this function.
+    ///
+    /// # Errors
+    /// As [`Zygote::fork`].
+    pub fn deliver(self, birth: &Birth, outfit: Outfit<'_>, patience: Duration) -> Result<Born, Error> {
+        match self.tell(birth, outfit) {
+            Ok(()) => self.land(Instant::now() + patience),
+            Err(error) => Err(self.end(error)),
         }
-        let mut descriptors = vec![meeting.as_fd()];
-        descriptors.extend(outfit.standard);
-        descriptors.extend(namespaces.iter().chain(outfit.doors).map(|descriptor| descriptor.as_fd()));
-        let control = lock(&self.control);
-        sys::send(&control, &serde_json::to_vec(birth)?, &descriptors)?;
-        let (answer, _) = receive(&control, deadline)?;
-        if answer == FORKED { Ok(()) } else { Err(io::Error::other(String::from_utf8_lossy(&answer).into_owned())) }
+    }
+
+    fn tell(&self, birth: &Birth, outfit: Outfit<'_>) -> io::Result<()> {
+        if outfit.doors.len() > DOORS_MAX {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        let mut descriptors = outfit.standard.to_vec();
+        descriptors.extend(outfit.doors.iter().map(|door| door.as_fd()));
+        sys::send(&self.line, &serde_json::to_vec(birth)?, &descriptors)
+    }
+
+    fn land(self, deadline: Instant) -> Result<Born, Error> {
+        let landed = receive(&self.line, deadline).and_then(|(word, descriptors)| match descriptors.into_iter().next() {
+            Some(function) if word == LANDED => Ok(function),
+            _ => Err(ended()),
+        });
+        match landed {
+            Ok(function) => Ok(Born { sandbox: self.sandbox, function }),
+            Err(error) => Err(self.end(error)),
+        }
+    }
+
+    /// Ends it, after that error or after what was behind it.
+    fn end(mut self, error: io::Error) -> Error {
+        let _ = sys::kill(self.sandbox.pidfd());
+        let _ = sys::wait_readable([self.sandbox.pidfd()]);
+        match self.sandbox.ending() {
+            Some(crate::Ending::Refused(refusal)) => Error::Refused(refusal),
+            _ => Error::Zygote(error),
+        }
     }
 }
 
@@ -201,11 +274,8 @@ pub struct Door(OwnedFd);
 /// A child to be made.
 #[derive(Debug)]
 pub struct Request {
-    birth: Birth,
     meeting: OwnedFd,
-    standard: [OwnedFd; 3],
     namespaces: [OwnedFd; NAMESPACES],
-    doors: Vec<OwnedFd>,
 }
 
 /// Where a fork comes out.
@@ -251,16 +321,13 @@ impl Door {
     /// The supervisor is gone, or does not make sense.
     pub fn wait(&self) -> io::Result<Option<Request>> {
         let mut message = Vec::new();
-        let mut descriptors = sys::receive(&self.0, &mut message)?;
+        let descriptors = sys::receive(&self.0, &mut message)?;
         if message.is_empty() {
             return Ok(None);
         }
-        let birth = serde_json::from_slice(&message)?;
-        let doors = descriptors.split_off(BIRTH_FDS.min(descriptors.len()));
-        let nonsense = |_| io::Error::from(io::ErrorKind::InvalidData);
-        let descriptors: [OwnedFd; BIRTH_FDS] = descriptors.try_into().map_err(nonsense)?;
-        let [meeting, stdin, stdout, stderr, namespaces @ ..] = descriptors;
-        Ok(Some(Request { birth, meeting, standard: [stdin, stdout, stderr], namespaces, doors }))
+        let descriptors: [OwnedFd; CHILD_FDS] = descriptors.try_into().map_err(nonsense)?;
+        let [meeting, namespaces @ ..] = descriptors;
+        Ok(Some(Request { meeting, namespaces }))
     }
 
     /// Tells the supervisor how the fork went.
@@ -296,19 +363,23 @@ impl Request {
         twin::fork_into(&self.namespaces)
     }
 
-    /// In the child: joins its groups and its files, gives up every right, closes what is not the child's, and says that it is
-    /// there. Gives [`Birth::word`].
+    /// In the child: waits for its birth, joins its groups and its files, gives up every right, closes what is not the child's, and
+    /// says that it is there. Gives [`Birth::word`].
     ///
     /// # Errors
     /// The child must end.
     pub fn land(self) -> io::Result<String> {
-        let Self { birth, meeting, standard, namespaces, doors } = self;
-        // First: memory counts from here on. Where it is not let in, the supervisor takes it in.
-        doors.into_iter().for_each(|door| drop(std::fs::File::from(door).write_all(b"0")));
+        let Self { meeting, namespaces } = self;
         drop(namespaces);
         sys::own_session();
-        // Made while this process was forked: nobody sees a root that is not finished, least of all what lies behind it.
-        let files = sys::receive(&meeting, &mut Vec::new())?.pop().ok_or_else(ended)?;
+        // The files come last: nobody sees a root that is not finished, least of all what lies behind it.
+        let mut message = Vec::new();
+        let mut descriptors = sys::receive(&meeting, &mut message)?;
+        let doors = descriptors.split_off(BIRTH_FDS.min(descriptors.len()));
+        let [files, standard @ ..]: [OwnedFd; BIRTH_FDS] = descriptors.try_into().map_err(nonsense)?;
+        // First: memory counts from here on. Where it is not let in, the supervisor takes it in.
+        doors.into_iter().for_each(|door| drop(std::fs::File::from(door).write_all(b"0")));
+        let birth: Birth = serde_json::from_slice(&message)?;
         sys::join(files)?;
         enter(&birth.landing).map_err(|Refused { error, .. }| error)?;
         std::env::set_current_dir(&birth.folder)?;
@@ -322,4 +393,8 @@ impl Request {
         sys::close_between(3, u32::MAX)?;
         Ok(birth.word)
     }
+}
+
+fn nonsense(_: Vec<OwnedFd>) -> io::Error {
+    io::ErrorKind::InvalidData.into()
 }

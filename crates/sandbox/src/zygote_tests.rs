@@ -84,17 +84,24 @@ impl Home {
         Self { zygote, host: nest.host, policy, number: 0.into(), project: projects.path().join("one") }
     }
 
-    fn order(&self) -> Order {
+    fn birth(&self) -> Birth {
         let mut policy = self.policy.clone();
         policy.read.push(self.project.clone());
-        let number = self.number.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        Order {
-            plan: plan(&policy, &self.host, number),
-            groups: vec![],
-            limits: vec![(resource::CORE, 0), (resource::PROCESSES, 50)],
-            command: None,
-            role: Role::Child,
-        }
+        let limits = vec![(resource::CORE, 0), (resource::PROCESSES, 50)];
+        Birth::new(plan(&policy, &self.host, 0), limits, self.project.clone(), String::new())
+    }
+
+    fn beginning(&self) -> Plan {
+        beginning(&self.host, self.number.fetch_add(1, std::sync::atomic::Ordering::Relaxed))
+    }
+
+    fn refused(&self, birth: &Birth) -> Error {
+        let null = std::fs::File::open("/dev/null").unwrap();
+        let outfit = Outfit { standard: [null.as_fd(); 3], doors: &[] };
+        let unborn = self.zygote.conceive(&self.beginning(), PATIENCE).and_then(|unborn| unborn.deliver(birth, outfit, PATIENCE));
+        let forked = self.zygote.fork(&self.beginning(), birth, outfit, PATIENCE).unwrap_err();
+        assert_eq!(unborn.unwrap_err().to_string(), forked.to_string());
+        forked
     }
 
     fn born(&self) -> (Born, std::io::PipeWriter, std::io::PipeReader) {
@@ -102,13 +109,17 @@ impl Home {
     }
 
     fn born_with(&self, doors: &[std::os::fd::OwnedFd]) -> (Born, std::io::PipeWriter, std::io::PipeReader) {
-        let order = self.order();
-        let birth = Birth { landing: landing(&order.plan), folder: self.project.clone(), word: String::new() };
         let (stdin, script) = std::io::pipe().unwrap();
         let (out, stdout) = std::io::pipe().unwrap();
-        let standard = [stdin.as_fd(), stdout.as_fd(), stdout.as_fd()];
-        let born = self.zygote.fork(&order, &birth, Outfit { standard, doors }, PATIENCE).unwrap();
-        (born, script, out)
+        let outfit = Outfit { standard: [stdin.as_fd(), stdout.as_fd(), stdout.as_fd()], doors };
+        let birth = self.birth();
+        let beginning = self.beginning();
+        // One way and the other, in turns, which must come to the same.
+        let born = match self.number.load(std::sync::atomic::Ordering::Relaxed) % 2 {
+            0 => self.zygote.conceive(&beginning, PATIENCE).and_then(|unborn| unborn.deliver(&birth, outfit, PATIENCE)),
+            _ => self.zygote.fork(&beginning, &birth, outfit, PATIENCE),
+        };
+        (born.unwrap(), script, out)
     }
 
     fn run(&self, script: &str) -> (Option<Ending>, String) {
@@ -235,34 +246,41 @@ fn children_outlive_their_zygote_and_end_when_they_are_killed() {
 #[test]
 fn a_zygote_that_is_gone_or_hangs_is_an_error_in_time() {
     let home = Home::new();
-    let order = home.order();
-    let birth = Birth { landing: landing(&order.plan), folder: "/nowhere".into(), word: String::new() };
-    let null = std::fs::File::open("/dev/null").unwrap();
-    let fork =
-        |birth: &Birth| home.zygote.fork(&home.order(), birth, Outfit { standard: [null.as_fd(); 3], doors: &[] }, PATIENCE);
-    assert!(matches!(fork(&birth), Err(Error::Zygote(_))), "its child could not land");
-    let birth = Birth { folder: home.project.clone(), ..birth };
+    let birth = home.birth();
+    let nowhere = Birth { folder: "/nowhere".into(), ..birth.clone() };
+    assert!(matches!(home.refused(&nowhere), Error::Zygote(_)), "its child could not land");
     let rights = Birth { landing: birth.landing.iter().filter(|step| **step != Step::Drop).cloned().collect(), ..birth.clone() };
-    let refused = fork(&rights).unwrap_err();
+    let refused = home.refused(&rights);
     assert!(matches!(&refused, Error::Refused(refusal) if refusal.what.contains("child")), "a child with rights: {refused:?}");
     assert_eq!(home.says("echo on"), "on\n", "the zygote goes on");
     home.zygote.kill();
-    assert!(fork(&birth).is_err());
+    home.refused(&birth);
 }
 
 #[test]
 fn a_sandbox_that_cannot_be_finished_is_told_although_its_function_was_forked_meanwhile() {
     let home = Home::new();
-    let null = std::fs::File::open("/dev/null").unwrap();
     for _ in 0..5 {
-        let mut order = home.order();
-        let birth = Birth { landing: landing(&order.plan), folder: home.project.clone(), word: String::new() };
-        let attach = order.plan.steps.iter().position(|step| *step == Step::Attach).unwrap();
-        order.plan.steps.insert(attach, Step::Text { path: "/etc/passwd/none".into(), text: String::new() });
-        let refused = home.zygote.fork(&order, &birth, Outfit { standard: [null.as_fd(); 3], doors: &[] }, PATIENCE).unwrap_err();
+        let mut birth = home.birth();
+        let attach = birth.steps.iter().position(|step| *step == Step::Attach).unwrap();
+        birth.steps.insert(attach, Step::Text { path: "/etc/passwd/none".into(), text: String::new() });
+        let refused = home.refused(&birth);
         assert!(matches!(&refused, Error::Refused(refusal) if refusal.what.contains("/etc/passwd/none")), "{refused:?}");
         assert_eq!(home.says("echo on"), "on\n", "the zygote goes on");
     }
+}
+
+#[test]
+fn the_unborn_end_when_they_are_dropped_or_their_zygote_is_killed() {
+    let home = Home::new();
+    let unborn = || home.zygote.conceive(&home.beginning(), PATIENCE).unwrap();
+    let first = unborn();
+    let gone = first.pidfd().try_clone_to_owned().unwrap();
+    drop(first);
+    sys::wait_readable([gone.as_fd()]).unwrap();
+    let second = unborn();
+    home.zygote.kill();
+    sys::wait_readable([second.pidfd()]).unwrap();
 }
 
 /// What a child costs beside a function that is executed. Printed, not asserted.

@@ -45,9 +45,6 @@ pub use secrets::{SECRET_BYTES_MIN, Secrets};
 
 use store::SegmentIds;
 
-/// The link names the program that runs, not the file that may have replaced it since.
-const THIS_PROGRAM: &str = "/proc/self/exe";
-
 /// How a worker works.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -197,7 +194,7 @@ impl Worker {
         let sandbox = Arc::new(Sandbox::new(if options.forked_launcher {
             Launcher::forked()
         } else {
-            Launcher::new(Path::new(THIS_PROGRAM))
+            Launcher::new(Path::new(forebay_runtime::OWN_PROGRAM))
         }));
         let environments = Environments::open(forebay_envs::Options {
             confinement: Some(Arc::new(Builds::new(Arc::clone(&sandbox)))),
@@ -322,7 +319,7 @@ impl Worker {
     }
 
     fn system_program(&self) -> Program {
-        let binary = self.options.executor.clone().unwrap_or_else(|| PathBuf::from(THIS_PROGRAM));
+        let binary = self.options.executor.clone().unwrap_or_else(|| PathBuf::from(forebay_runtime::OWN_PROGRAM));
         Program::System { binary }
     }
 }

@@ -39,7 +39,7 @@ pub fn run(context: &Context, command: EnvCommand) -> Result<()> {
 fn open(context: &Context, offline: bool, bytes_max: Option<u64>) -> Result<Environments> {
     let home = context.home()?;
     home.prepare()?;
-    let sandbox = Sandbox::new(Launcher::new(Path::new("/proc/self/exe")));
+    let sandbox = Sandbox::new(Launcher::new(Path::new(forebay_runtime::OWN_PROGRAM)));
     let confinement: Option<Arc<dyn Confinement>> = Some(Arc::new(Builds::new(Arc::new(sandbox))));
     let options = Options { cache_dir: home.cache_dir().to_owned(), offline, bytes_max, confinement, ..Options::default() };
     Environments::open(options).map_err(failed)

@@ -1,6 +1,7 @@
 //! What manifests know of files, in the planner's terms: rows, nulls, bounds.
 //!
-//! Rows are exact unless some are deleted. Bounds are not: Iceberg only promises that no value lies outside. An identity
+//! Rows are exact unless some are deleted. Bytes of whole rows are not told: the planner would keep them for scans of few columns, and
+//! take a narrow table for the larger side of a join. Bounds are inexact: Iceberg only promises that no value lies outside. An identity
 //! partition value is exact, so a file's column of it becomes a constant, also where the file does not have the column.
 
 use arrow::array::ArrayRef;
@@ -31,9 +32,8 @@ pub(super) fn of_file(
     let columns = schema.as_struct().fields().iter().zip(fields.fields());
     let columns: Vec<ColumnStatistics> =
         columns.map(|(stored, field)| column(live, metadata, stored, field, rows, deleted)).collect();
-    let bytes = columns.iter().filter_map(|column| column.byte_size.get_value().copied()).sum();
     let rows = if deleted { Precision::Inexact(rows) } else { Precision::Exact(rows) };
-    Statistics { num_rows: rows, total_byte_size: Precision::Inexact(bytes), column_statistics: columns }
+    Statistics { num_rows: rows, total_byte_size: Precision::Absent, column_statistics: columns }
 }
 
 /// Statistics of a scan of `files`. Nothing but the number of rows is exact.
@@ -78,7 +78,7 @@ fn merge(left: Statistics, right: Statistics) -> Statistics {
     Statistics {
         column_statistics: columns.collect(),
         num_rows: left.num_rows.add(&right.num_rows),
-        total_byte_size: left.total_byte_size.add(&right.total_byte_size),
+        total_byte_size: Precision::Absent,
     }
 }
 

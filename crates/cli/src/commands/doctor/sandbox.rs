@@ -8,7 +8,7 @@ use super::{Check, State};
 
 /// The sandbox, and the limits of whole functions.
 pub fn checks() -> Vec<Check> {
-    let sandbox = Sandbox::new(Launcher::new(Path::new("/proc/self/exe")));
+    let sandbox = Sandbox::new(Launcher::new(Path::new(forebay_runtime::OWN_PROGRAM)));
     let limits = match sandbox.groups() {
         Ok(groups) => Check::ok("limits", groups.describe()),
         Err(why) => Check::off(
