@@ -160,6 +160,7 @@ pub(crate) fn build(tools: &Tools<'_>, wanted: &Wanted<'_>) -> Result<Option<Bui
     remove_leftovers(tools.folder, name)?;
     let prefix = format!("{name}.building-");
     let staging = tempfile::Builder::new().prefix(&prefix).tempdir_in(tools.folder).map_err(Error::io("create", tools.folder))?;
+    store::spread(staging.path());
     let site = staging.path().join("site");
     let mut imports: Vec<&str> = wanted.requirements.iter().map(|requirement| requirement.name.as_str()).collect();
     let tried = tried_before(tools, interpreter, lock);

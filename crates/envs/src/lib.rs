@@ -170,6 +170,7 @@ impl Environments {
         // Paths go into scripts and messages: make them independent of the current folder.
         let folder = folder.canonicalize().map_err(Error::io("open", &folder))?;
         let store = store.canonicalize().map_err(Error::io("open", &store))?;
+        store::spread(&folder);
         options.offline |= std::env::var_os("FOREBAY_OFFLINE").is_some_and(|value| !value.is_empty() && value != "0");
         if std::env::var("FOREBAY_BUILDS").is_ok_and(|value| value == "trusted") {
             options.confinement = Some(Arc::new(confined::Trusted));

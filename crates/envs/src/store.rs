@@ -322,6 +322,18 @@ impl Fetch<'_> {
     }
 }
 
+/// Lets the folders that are made in this one lie apart on the disk, with all that will be in them. ext4 does not take an inode again
+/// for minutes after it was freed, and looks at each of these before it finds one: thousands of files where thousands were removed cost
+/// ten times as much as elsewhere. A file system that does not know the flag needs none.
+pub(crate) fn spread(folder: &Path) {
+    let flag = || -> io::Result<()> {
+        let folder = fs::File::open(folder)?;
+        let flags = rustix::fs::ioctl_getflags(&folder)?;
+        Ok(rustix::fs::ioctl_setflags(&folder, flags | rustix::fs::IFlags::TOPDIR)?)
+    };
+    let _ = flag();
+}
+
 /// Makes one file of a layer, read-only: moved there if nobody else has it, else copied (by reference where the file system can)
 /// with its time, which byte code is tied to.
 fn take(from: &Path, to: &Path, path: &str) -> io::Result<FileState> {
