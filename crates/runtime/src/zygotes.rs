@@ -1,9 +1,9 @@
 //! The zygotes of a supervisor: which there are, which children wait, and which go when memory is short.
 //!
 //! ```text
-//! function ─▶ a child that waits for a call ────────────────────────┐
-//!         └─▶ a child that waits to be told which function it will be ─┤
-//!              └─▶ fork of a zygote ────────────────────────────────┼─▶ called once
+//! function ─▶ a child that waits for a call ──────────────────────────┐
+//!         └─▶ a child that waits to be told which function it is ────┤
+//!              └─▶ fork of a zygote ─────────────────────────────────┼─▶ called once
 //!                   └─▶ zygote is started; for a while the function waits, then it is started afresh
 //! ```
 //!
@@ -11,7 +11,7 @@
 //! modules that must not be in one is kept in the cache folder, per environment. Whatever goes wrong here, the function is
 //! started afresh, as if there were no zygotes.
 //!
-//! Invariants: a child that waits was forked for the same project and with the same limits as who gets it; the lock is not held
+//! Invariants: a child that waits for a call was forked for the same project and with the same limits as who gets it; the lock is not held
 //! while a process is waited for (but when there are too many zygotes).
 
 use std::collections::BTreeMap;
