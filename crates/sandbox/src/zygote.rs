@@ -205,8 +205,8 @@ impl Zygote {
 
 impl Unborn {
     /// Readable when nothing is left of it.
-    #[must_use]
-    pub fn pidfd(&self) -> BorrowedFd<'_> {
+    #[cfg(test)]
+    pub(crate) fn pidfd(&self) -> BorrowedFd<'_> {
         self.sandbox.pidfd()
     }
 
