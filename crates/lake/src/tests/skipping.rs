@@ -1,5 +1,6 @@
 //! What a query does not read of data files, counted in bytes: pages, and what filters skip that are made while it runs.
 
+use datafusion::physical_plan::joins::HashJoinExec;
 use datafusion::physical_plan::metrics::MetricValue;
 use datafusion::physical_plan::{ExecutionPlan, collect};
 
@@ -95,6 +96,32 @@ async fn the_small_side_of_a_join_skips_files_and_row_groups_of_the_large_one() 
         assert_eq!(joined.ids, (250_000..250_010).collect::<Vec<_>>());
         assert!(joined.files_and_groups_skipped >= 3, "{}", joined.files_and_groups_skipped);
         assert!(joined.bytes * 2 < all.bytes, "{} of {}", joined.bytes, all.bytes);
+    }
+}
+
+/// Rows of the side that the first hash join of a plan holds in memory.
+fn built_rows(plan: &Arc<dyn ExecutionPlan>) -> Option<usize> {
+    match plan.downcast_ref::<HashJoinExec>() {
+        Some(join) => join.left().partition_statistics(None).unwrap().num_rows.get_value().copied(),
+        None => plan.children().into_iter().find_map(built_rows),
+    }
+}
+
+#[tokio::test]
+async fn a_join_holds_the_side_with_fewer_rows_though_its_table_is_wider() {
+    let lake = Lake::new();
+    let wide = lake.table("", &texts(0, 30_000)).await;
+    let ids = Int64Array::from_iter_values(0..40_000);
+    let narrow = lake.table("", &batch(vec![("id", Arc::new(ids))])).await;
+    let context = forebay_plan::sql::session_context(forebay_plan::sql::session_config().with_target_partitions(1));
+    for (name, table) in [("wide", &wide), ("narrow", &narrow)] {
+        let table = LakeTable::open(&table.metadata_location, None).await.unwrap();
+        context.register_table(name, Arc::new(table)).unwrap();
+    }
+    for tables in ["wide JOIN narrow", "narrow JOIN wide"] {
+        let sql = format!("SELECT wide.id FROM {tables} ON wide.id = narrow.id");
+        let plan = context.sql(&sql).await.unwrap().create_physical_plan().await.unwrap();
+        assert_eq!(built_rows(&plan), Some(30_000), "{tables}");
     }
 }
 
