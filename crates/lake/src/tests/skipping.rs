@@ -110,7 +110,10 @@ fn built_rows(plan: &Arc<dyn ExecutionPlan>) -> Option<usize> {
 #[tokio::test]
 async fn a_join_holds_the_side_with_fewer_rows_though_its_table_is_wider() {
     let lake = Lake::new();
-    let wide = lake.table("", &texts(0, 30_000)).await;
+    let long = texts(0, 30_000);
+    let tags: StringArray = (0..30_000).map(|id| Some(["a", "b"][id % 2])).collect();
+    let columns = [("id", long.column(0)), ("s", long.column(1)), ("tag", &(Arc::new(tags) as _))];
+    let wide = lake.table("", &batch(columns.map(|(name, column)| (name, Arc::clone(column))).into())).await;
     let ids = Int64Array::from_iter_values(0..40_000);
     let narrow = lake.table("", &batch(vec![("id", Arc::new(ids))])).await;
     let context = forebay_plan::sql::session_context(forebay_plan::sql::session_config().with_target_partitions(1));
@@ -119,7 +122,7 @@ async fn a_join_holds_the_side_with_fewer_rows_though_its_table_is_wider() {
         context.register_table(name, Arc::new(table)).unwrap();
     }
     for tables in ["wide JOIN narrow", "narrow JOIN wide"] {
-        let sql = format!("SELECT wide.id FROM {tables} ON wide.id = narrow.id");
+        let sql = format!("SELECT wide.tag FROM {tables} ON wide.id = narrow.id");
         let plan = context.sql(&sql).await.unwrap().create_physical_plan().await.unwrap();
         assert_eq!(built_rows(&plan), Some(30_000), "{tables}");
     }
