@@ -268,7 +268,7 @@ class Lab:
         # What the launcher has only just forked says what it is in a moment.
         until(lambda: not any(name(one) == "forebay-launch" for one in found))
         above = parents()
-        return [one for one in found if belongs(one, above)]
+        return [one for one in found if one in above and belongs(one, above)]
 
     def warm(self) -> list[dict[str, Any]]:
         """The daemon's warm interpreters."""
