@@ -15,7 +15,7 @@ use std::thread::Builder;
 use crate::build::Built;
 use crate::lock::Lock;
 use crate::resolve::{self, Question};
-use crate::{Environment, Error, Tools, Watch, uv};
+use crate::{Environment, Error, Tools, Trial, Watch, uv};
 
 /// Resolves; with what `build` has made of the lock meanwhile, if it has.
 pub(crate) fn resolve(
@@ -98,9 +98,7 @@ impl Watch for Guess<'_> {
         self.lock().groups.remove(&group);
         self.watch.child_ended(group);
     }
-    fn assembled(&self, environment: &Environment) {
-        if !self.lock().given_up {
-            self.watch.assembled(environment);
-        }
+    fn assembled(&self, environment: &Environment) -> Option<Box<dyn Trial + '_>> {
+        if self.lock().given_up { None } else { self.watch.assembled(environment) }
     }
 }

@@ -15,7 +15,7 @@ use crate::interpreters::Interpreter;
 use crate::lock::{LOCK_FILE, Lock};
 use crate::store::{self, Layer};
 use crate::tree::{self, Clash, Problem};
-use crate::{Environment, Error, Requirement, Tools, shelf, uv};
+use crate::{Environment, Error, Requirement, Tools, bytecode, shelf, uv};
 
 /// The file that describes a finished environment, inside it.
 const DESCRIPTION: &str = "forebay.json";
@@ -23,33 +23,17 @@ const DESCRIPTION: &str = "forebay.json";
 /// How soon a cancel is noticed while another process makes the same environment.
 const CANCEL_CHECK: Duration = Duration::from_millis(100);
 
-/// How often the byte code that the first imports make is shared while they go on.
-const BYTE_CODE_SHARED: Duration = Duration::from_millis(100);
-
 /// Damaged layers that are fetched again before a build gives up.
 const DAMAGED_MAX: usize = 64;
 
-/// Imports the declared packages, which also writes their byte code. Prints `{"package","version","error"}` of the
-/// first that does not import. A package's module is the one named like it, else the first of its modules that imports.
+/// Imports packages, given as `name=version=module,module`, which also writes their byte code. Prints `{"package","version","error"}`
+/// of the first of which no module imports.
 const SMOKE_TEST: &str = r#"
-import csv, importlib, importlib.metadata as metadata, json, re, sys, traceback
-def modules(name):
-    distribution = metadata.distribution(name)
-    found = (distribution.read_text("top_level.txt") or "").split()
-    for file, *_ in filter(None, csv.reader((distribution.read_text("RECORD") or "").splitlines())):
-        head, _, rest = file.partition("/")
-        if rest == "__init__.py": found.append(head)
-        elif not rest and head.endswith((".py", ".so")): found.append(head.split(".")[0])
-    found = [m for m in dict.fromkeys(found) if m.isidentifier() and not m.startswith("_")]
-    same = [m for m in found if re.sub("[-_.]+", "-", m).lower() == name]
-    return (same or found)[:8], distribution.version
-for name in sys.argv[1:]:
-    try:
-        candidates, version = modules(name)
-    except Exception:
-        continue
+import importlib, json, sys, traceback
+for argument in sys.argv[1:]:
+    name, version, modules = argument.split("=")
     error = None
-    for module in candidates:
+    for module in filter(None, modules.split(",")):
         try:
             importlib.import_module(module)
             error = None
@@ -162,11 +146,11 @@ pub(crate) fn build(tools: &Tools<'_>, wanted: &Wanted<'_>) -> Result<Option<Bui
     let staging = tempfile::Builder::new().prefix(&prefix).tempdir_in(tools.folder).map_err(Error::io("create", tools.folder))?;
     store::spread(staging.path());
     let site = staging.path().join("site");
-    let mut imports: Vec<&str> = wanted.requirements.iter().map(|requirement| requirement.name.as_str()).collect();
     let tried = tried_before(tools, interpreter, lock);
-    imports.retain(|name| !tried.contains(*name));
-    let mut early = Early { tools, wanted, imports: &imports, trial: None };
-    let (layers, clashes) = fill(tools, staging.path(), &site, lock, interpreter, &mut |unpacked| early.start(unpacked))?;
+    let (layers, clashes) = fill(tools, staging.path(), &site, lock, interpreter)?;
+    let asked = wanted.requirements.iter().filter(|requirement| !tried.contains(&requirement.name));
+    let asked = asked.filter_map(|requirement| layers.iter().find(|layer| layer.package == requirement.name));
+    let imports: Vec<Import> = asked.map(Import::of).collect();
     let description = Description {
         version: interpreter.version.clone(),
         interpreter: interpreter.path.clone(),
@@ -179,11 +163,9 @@ pub(crate) fn build(tools: &Tools<'_>, wanted: &Wanted<'_>) -> Result<Option<Bui
     write(&site.join(LOCK_FILE), lock.text.as_bytes())?;
     std::fs::rename(&site, &place).map_err(Error::io("create", &place))?;
     let unfinished = Unfinished(Some(&place));
-    tools.watch.assembled(&described(&place, tools.store, description).environment);
-    if !early.has_succeeded(&place, &layers)? {
-        try_imports(tools, &place, &staging.path().join("home"), wanted, &imports)?;
-        tree::harvest_byte_code(&place, &layers);
-    }
+    let new =
+        New { tools, wanted, environment: &described(&place, tools.store, description).environment, staging: staging.path() };
+    new.try_out(&layers, &imports)?;
     // Last, and at once: an environment without it is not there, and one with it is whole.
     let described = staging.path().join(DESCRIPTION);
     write(&described, &text)?;
@@ -208,61 +190,58 @@ impl Drop for Unfinished<'_> {
     }
 }
 
-/// The imports of an environment, tried where its new packages were unpacked while they are copied into the store.
-struct Early<'a> {
-    tools: &'a Tools<'a>,
-    wanted: &'a Wanted<'a>,
-    imports: &'a [&'a str],
-    trial: Option<(uv::Started<'a>, PathBuf)>,
+/// What shows that a package can be imported: one of these modules can be.
+pub(crate) struct Import {
+    pub package: String,
+    pub version: String,
+    pub modules: Vec<String>,
 }
 
-impl Early<'_> {
-    /// Adds the packages that are known to the new ones, and starts importing. Where that is not as simple as it sounds (files of
-    /// one path in two packages, something missing), nothing is started, and the finished environment is tried.
-    fn start(&mut self, unpacked: &Path) {
-        let Wanted { lock, interpreter, .. } = *self.wanted;
-        // Of an attempt before, whose store had a damaged file.
-        self.trial = None;
-        let keys = store::keys(lock, interpreter);
-        let known: Vec<Layer> = keys.iter().filter_map(|(_, key)| store::open(self.tools.store, key).ok()).collect();
-        if self.imports.is_empty() || !tree::add(unpacked, &known) {
-            return;
-        }
-        self.tools.watch.progress("trying the imports");
-        let command = import_command(unpacked, &unpacked.with_file_name("home"), self.imports);
-        self.trial = command
-            .ok()
-            .and_then(|command| uv::Started::new(command, self.tools.watch).ok())
-            .map(|started| (started, unpacked.to_owned()));
+impl Import {
+    fn of(layer: &Layer) -> Self {
+        Self { package: layer.package.clone(), version: layer.version.clone(), modules: layer.modules() }
     }
 
-    /// Waits for the imports, and gives their byte code to the layers and the environment at `place`. If something failed, the
-    /// environment itself has the last word.
-    fn has_succeeded(self, place: &Path, layers: &[Layer]) -> Result<bool, Error> {
-        let Some((started, unpacked)) = self.trial else { return Ok(self.imports.is_empty()) };
-        let (over, wait) = mpsc::channel::<()>();
-        let share = || {
-            tree::harvest_byte_code(&unpacked, layers);
-            tree::refresh_byte_code(place, layers)
-        };
-        let output = std::thread::scope(|scope| {
-            // Who gets ready in the environment meanwhile needs not compile the same once more. What fails here fails again below.
-            let work = move || {
-                while wait.recv_timeout(BYTE_CODE_SHARED).is_err_and(|why| why == RecvTimeoutError::Timeout) {
-                    let _ = share();
-                }
-            };
-            // Without a thread it is shared at the end.
-            let _ = Builder::new().name("byte code".to_owned()).spawn_scoped(scope, work);
-            let output = started.finish();
-            drop(over);
-            output
-        })?;
-        if !output.status.success() {
-            return Ok(false);
+    fn is_among(&self, modules: &[String]) -> bool {
+        modules.iter().any(|module| self.modules.iter().any(|own| module.split('.').next() == Some(own)))
+    }
+}
+
+/// An environment at its place that has not been tried.
+struct New<'a> {
+    tools: &'a Tools<'a>,
+    wanted: &'a Wanted<'a>,
+    environment: &'a Environment,
+    staging: &'a Path,
+}
+
+impl New<'_> {
+    /// Tries the imports, each once: what its first user imports to get ready is tried by that; the rest, and all of it if that fails,
+    /// here. Byte code for it is compiled meanwhile.
+    fn try_out(&self, layers: &[Layer], imports: &[Import]) -> Result<(), Error> {
+        let watch = self.tools.watch;
+        let trial = watch.assembled(self.environment);
+        let theirs = trial.as_ref().map_or(&[][..], |trial| trial.modules());
+        let needed: Vec<String> = theirs.iter().chain(imports.iter().flat_map(|import| &import.modules)).cloned().collect();
+        let _compiling = bytecode::ahead(&self.environment.python, self.staging, layers, &needed, watch);
+        let (tried, left): (Vec<&Import>, Vec<&Import>) = imports.iter().partition(|import| import.is_among(theirs));
+        self.try_here(layers, &left)?;
+        if tried.is_empty() {
+            return Ok(());
         }
-        share()?;
-        Ok(true)
+        watch.progress("trying the imports");
+        match trial {
+            Some(trial) if trial.has_succeeded(&|| watch.is_cancelled()) => Ok(()),
+            _ => self.try_here(layers, &tried),
+        }
+    }
+
+    fn try_here(&self, layers: &[Layer], imports: &[&Import]) -> Result<(), Error> {
+        if !imports.is_empty() {
+            try_imports(self.tools, &self.environment.folder, &self.staging.join("home"), self.wanted, imports)?;
+            tree::harvest_byte_code(&self.environment.folder, layers);
+        }
+        Ok(())
     }
 }
 
@@ -330,15 +309,23 @@ pub(crate) fn fill(
     site: &Path,
     lock: &Lock,
     interpreter: &Interpreter,
-    unpacked: &mut dyn FnMut(&Path),
 ) -> Result<(Vec<Layer>, Vec<Clash>), Error> {
     // Nobody removes layers meanwhile.
     let _held = shelf::hold_store(tools.store).map_err(Error::io("lock", tools.store))?;
     for _ in 0..DAMAGED_MAX {
-        let layers = store::ensure(tools, staging, lock, interpreter, unpacked)?;
         tree::remove_if_there(site)?;
         tree::skeleton(site, interpreter)?;
-        match tree::assemble(site, &layers) {
+        let known = store::known(tools.store, lock, interpreter);
+        // What is there is linked while uv works, which leaves a processor free.
+        let (layers, linked) = std::thread::scope(|scope| {
+            let link = || tree::assemble(site, &known, &[]).map(|_| &known[..]);
+            let linked = Builder::new().name("links".to_owned()).spawn_scoped(scope, link);
+            let layers = store::ensure(tools, staging, lock, interpreter);
+            // Without a thread all is linked below.
+            let linked = linked.map_or(Ok(&[][..]), |thread| thread.join().unwrap_or(Ok(&[][..])));
+            layers.map(|layers| (layers, linked))
+        })?;
+        match linked.and_then(|linked| tree::assemble(site, &layers, linked)) {
             Ok(clashes) => return Ok((layers, clashes)),
             Err(Problem::Failed(error)) => return Err(error),
             Err(Problem::Damaged(key)) => {
@@ -356,12 +343,9 @@ pub(crate) fn try_imports(
     site: &Path,
     home: &Path,
     wanted: &Wanted<'_>,
-    imports: &[&str],
+    imports: &[&Import],
 ) -> Result<(), Error> {
     let Wanted { lock, interpreter, .. } = *wanted;
-    if imports.is_empty() {
-        return Ok(());
-    }
     tools.watch.progress("trying the imports");
     let output = uv::run(import_command(site, home, imports)?, "", tools.watch)?;
     if output.status.success() {
@@ -371,7 +355,7 @@ pub(crate) fn try_imports(
     let broken = said.lines().rev().find_map(|line| serde_json::from_str::<BrokenImport>(line).ok());
     // Without its own words the interpreter crashed: then the last package named is all that is known.
     let broken = broken.unwrap_or_else(|| BrokenImport {
-        package: imports.join("`, `"),
+        package: imports.iter().map(|import| import.package.as_str()).collect::<Vec<_>>().join("`, `"),
         version: String::new(),
         error: format!("the interpreter crashed: {}", uv::message_of(&output)),
     });
@@ -385,9 +369,10 @@ pub(crate) fn try_imports(
 }
 
 /// The command that imports packages in an environment.
-fn import_command(site: &Path, home: &Path, imports: &[&str]) -> Result<Command, Error> {
+fn import_command(site: &Path, home: &Path, imports: &[&Import]) -> Result<Command, Error> {
     let mut command = Command::new(site.join("bin/python"));
-    command.args(["-I", "-c", SMOKE_TEST]).args(imports).current_dir(site);
+    let argument = |import: &&Import| format!("{}={}={}", import.package, import.version, import.modules.join(","));
+    command.args(["-I", "-c", SMOKE_TEST]).args(imports.iter().map(argument)).current_dir(site);
     // Packages keep things there (a cache of fonts).
     std::fs::create_dir_all(home).map_err(Error::io("create", home))?;
     command.env_clear().env("PATH", "/usr/local/bin:/usr/bin:/bin").env("HOME", home).env("LANG", "C.UTF-8");

@@ -1,8 +1,14 @@
-//! Byte code for the modules that the first imports did not touch: compiled once per layer, after the environment is in use.
+//! Byte code: compiled once per layer, what the first imports need while they go on, and the rest when the environment is in use.
 //!
-//! The smoke test of a new environment imports what was asked for, which writes the byte code a function needs most. The rest is
-//! compiled by one process at the lowest priority, straight into the layers (each file appears with one rename), and
-//! linked into the environment. It ends when whoever started it ends: its standard input closes.
+//! ```text
+//! new environment ─▶ first imports ──────────────────▶ in use
+//!                └─▶ what they will need, just ahead ─┘ └─▶ all the rest, at the lowest priority
+//! ```
+//!
+//! *Ahead*: the imports of new packages are read from their sources (no code of theirs is executed), in the order in which an interpreter
+//! meets them, and compiled by as many processes as there are processors. Whoever imports finds the byte code there, or compiles for
+//! itself what was not foreseen. *The rest* is compiled by one process. Both work straight into the layers (each file appears with one
+//! rename) and link it into the environment. They end when whoever started them ends: their standard input closes.
 //! Times, not hashes, tie byte code to its source: a hard link has the time of its file, and a copy is given it.
 
 use std::os::unix::process::CommandExt as _;
@@ -10,7 +16,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use crate::store::Layer;
-use crate::{Watch, tree};
+use crate::{Watch, tree, uv};
 
 /// A word on the command line by which the process can be told from functions.
 pub const COMPILER_MARK: &str = "forebay-byte-code";
@@ -51,6 +57,37 @@ for tree in sys.argv[2:]:
     open(os.path.join(os.path.dirname(tree), "compiled"), "w").close()
 os._exit(0)
 "#;
+
+/// Compiles what importing some modules will need: `mark, folder for half-made files, environment, processes, modules, trees of layers`.
+///
+/// Statements are found by how lines look, not by parsing, which would take as long as compiling: those of a module's outermost block,
+/// and of blocks in it that are neither functions, classes nor for type checkers. What is found in a text by mistake is a module that
+/// does not exist, or is compiled before its time.
+const AHEAD: &str = include_str!("bytecode_ahead.py");
+
+/// Processes that compile ahead at a time.
+const AHEAD_PROCESSES_MAX: usize = 4;
+
+/// Begins to compile what importing these modules in a new environment will need. `staging` is a folder for what is half made. Dropping
+/// what is returned ends it.
+pub(crate) fn ahead<'a>(
+    python: &Path,
+    staging: &Path,
+    layers: &[Layer],
+    modules: &[String],
+    watch: &'a dyn Watch,
+) -> Option<uv::Started<'a>> {
+    let folder = python.parent()?.parent()?;
+    let trees: Vec<&Path> = layers.iter().filter(|layer| !is_complete(layer)).map(|layer| layer.tree.as_path()).collect();
+    if trees.is_empty() || modules.is_empty() {
+        return None;
+    }
+    let processes = std::thread::available_parallelism().map_or(1, usize::from).min(AHEAD_PROCESSES_MAX);
+    let mut command = Command::new(python);
+    command.args(["-I", "-S", "-W", "ignore", "-c", AHEAD, COMPILER_MARK]).arg(staging).arg(folder).arg(processes.to_string());
+    command.arg(modules.join(" ")).args(trees).current_dir(folder).env_clear();
+    uv::Started::new(command, watch).ok()
+}
 
 /// Whether all of a layer has been compiled.
 pub(crate) fn is_complete(layer: &Layer) -> bool {

@@ -133,9 +133,20 @@ pub trait Watch: Sync {
     fn child_started(&self, _group: u32) {}
     /// It has been reaped.
     fn child_ended(&self, _group: u32) {}
-    /// The files of a new environment are in place, and its imports are being tried: who will use it may get ready. It goes again if
-    /// they fail.
-    fn assembled(&self, _environment: &Environment) {}
+    /// The files of a new environment are in place, and its imports are to be tried: who will use it may get ready, and what that
+    /// imports is not imported once more to try it. It goes again if imports fail.
+    fn assembled(&self, _environment: &Environment) -> Option<Box<dyn Trial + '_>> {
+        None
+    }
+}
+
+/// Imports of a new environment under way, by who will use it.
+pub trait Trial {
+    /// The modules that are imported, in this order.
+    fn modules(&self) -> &[String];
+    /// Waits for the end, or until told to give up. Whether all of them were imported; if not, who builds the environment finds out
+    /// why.
+    fn has_succeeded(&self, is_cancelled: &dyn Fn() -> bool) -> bool;
 }
 
 /// Waits without a word.

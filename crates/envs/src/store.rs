@@ -8,8 +8,8 @@
 //!
 //! The key is a hash of name, version, the hashes of the package's files and the interpreter's version. uv downloads, checks
 //! and unpacks into a folder beside the store; what each package put there (its `RECORD` tells) becomes a layer, with one
-//! rename. Files are copies of uv's cache, not links: nothing that happens to one harms the other. uv links, which is quick, so that
-//! the first imports can be tried at once; meanwhile the copies are made here, many at a time.
+//! rename. Files are copies of uv's cache, not links: nothing that happens to one harms the other. uv links, which is quick, and the
+//! copies are made here, many at a time.
 //! Invariants: a folder `<key>` is complete; a file that is not as `layer.json` says is noticed before it is used, and the
 //! layer fetched again. Byte code may be added to a layer; nothing else changes.
 
@@ -52,7 +52,36 @@ impl Layer {
     pub fn bytes(&self) -> u64 {
         self.files.iter().map(|file| file.bytes).sum()
     }
+
+    /// The modules one of which shows, when it is imported, that the package can be: the one named like it, else all at its top.
+    pub(crate) fn modules(&self) -> Vec<String> {
+        let mut found: Vec<String> = Vec::new();
+        for file in self.files.iter().filter(|file| file.path.ends_with(".dist-info/top_level.txt")) {
+            let text = fs::read_to_string(self.tree.join(&file.path)).unwrap_or_default();
+            found.extend(text.split_whitespace().map(str::to_owned));
+        }
+        for file in &self.files {
+            let Some((_, path)) = file.path.split_once("/site-packages/") else { continue };
+            found.extend(match path.split_once('/') {
+                Some((head, "__init__.py")) => Some(head.to_owned()),
+                None if path.ends_with(".py") || path.ends_with(".so") => path.split('.').next().map(str::to_owned),
+                _ => None,
+            });
+        }
+        let mut seen = HashSet::new();
+        let is_name = |name: &str| {
+            name.starts_with(char::is_alphabetic) && name.chars().all(|letter| letter.is_alphanumeric() || letter == '_')
+        };
+        found.retain(|name| is_name(name) && seen.insert(name.clone()));
+        let same: Vec<String> = found.iter().filter(|name| crate::version::normalise(name) == self.package).cloned().collect();
+        let mut modules = if same.is_empty() { found } else { same };
+        modules.truncate(MODULES_MAX);
+        modules
+    }
 }
+
+/// Modules of a package that are tried.
+const MODULES_MAX: usize = 8;
 
 /// A file as it was when it was unpacked.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -108,19 +137,17 @@ pub(crate) fn keys<'a>(lock: &'a Lock, interpreter: &Interpreter) -> Vec<(Pin<'a
     lock.pins().into_iter().map(|pin| (pin.key(&tag), pin)).map(|(key, pin)| (pin, key)).collect()
 }
 
-/// The layers of a lock, in its order; what is not there is fetched into `staging`, a folder of the caller's. `unpacked` is told
-/// where it lies, in an empty environment, before it is copied.
-pub(crate) fn ensure(
-    tools: &Tools<'_>,
-    staging: &Path,
-    lock: &Lock,
-    interpreter: &Interpreter,
-    unpacked: &mut dyn FnMut(&Path),
-) -> Result<Vec<Layer>, Error> {
+/// The layers of a lock that are there, in its order.
+pub(crate) fn known(store: &Path, lock: &Lock, interpreter: &Interpreter) -> Vec<Layer> {
+    keys(lock, interpreter).iter().filter_map(|(_, key)| open(store, key).ok()).collect()
+}
+
+/// The layers of a lock, in its order; what is not there is fetched into `staging`, a folder of the caller's.
+pub(crate) fn ensure(tools: &Tools<'_>, staging: &Path, lock: &Lock, interpreter: &Interpreter) -> Result<Vec<Layer>, Error> {
     let pins = keys(lock, interpreter);
     let missing: Vec<&(Pin<'_>, String)> = pins.iter().filter(|(_, key)| open(tools.store, key).is_err()).collect();
     if !missing.is_empty() {
-        Fetch { tools, staging, lock, interpreter }.all(&missing, unpacked)?;
+        Fetch { tools, staging, lock, interpreter }.all(&missing)?;
     }
     let mut layers = Vec::with_capacity(pins.len());
     for (pin, key) in &pins {
@@ -161,7 +188,7 @@ struct Unpacked<'a> {
 }
 
 impl Fetch<'_> {
-    fn all(&self, missing: &[&(Pin<'_>, String)], unpacked: &mut dyn FnMut(&Path)) -> Result<(), Error> {
+    fn all(&self, missing: &[&(Pin<'_>, String)]) -> Result<(), Error> {
         self.tools.watch.progress(&format!("fetching {}", counted(missing.iter().map(|(pin, _)| pin))));
         let site = self.staging.join("unpacked");
         let mut packages = Vec::new();
@@ -174,9 +201,6 @@ impl Fetch<'_> {
             packages.extend(self.sorted_out(&place.join("site"), &sources, Self::build_alone)?);
         } else {
             packages.extend(self.sorted_out(&site, missing, Self::unpack_wheels)?);
-            if packages.iter().all(|package| package.site == site) {
-                unpacked(&site);
-            }
         }
         let layers = self.copy(&packages)?;
         for (package, layer) in packages.iter().zip(&layers) {

@@ -163,19 +163,16 @@ fn what_installs_but_does_not_import_is_env0005_and_cannot_install_env0004() {
     let tools = Tools { uv: &uv, folder: &folder, store: &folder.join("store"), offline: true, confinement: None, watch: &Quiet };
     let site = folder.join("site");
     let nothing = Lock::parse(String::new());
-    build::fill(&tools, &folder, &site, &nothing, &interpreter, &mut |_| ()).unwrap();
+    build::fill(&tools, &folder, &site, &nothing, &interpreter).unwrap();
     let packages = site.join("lib").join(format!("python{}", python_here())).join("site-packages");
-    std::fs::create_dir_all(packages.join("broken-1.0.dist-info")).unwrap();
-    std::fs::write(packages.join("broken-1.0.dist-info/METADATA"), "Metadata-Version: 2.1\nName: broken\nVersion: 1.0\n")
-        .unwrap();
-    std::fs::write(packages.join("broken-1.0.dist-info/RECORD"), "broken.py,,\nbroken-1.0.dist-info/METADATA,,\n").unwrap();
     std::fs::write(packages.join("broken.py"), "raise ImportError('numpy.dtype size changed')\n").unwrap();
+    let broken = build::Import { package: "broken".to_owned(), version: "1.0".to_owned(), modules: vec!["broken".to_owned()] };
     let wanted = build::Wanted { name: "", lock: &nothing, interpreter: &interpreter, requirements: &[] };
-    let report = build::try_imports(&tools, &site, &folder.join("home"), &wanted, &["broken"]).unwrap_err().report();
+    let report = build::try_imports(&tools, &site, &folder.join("home"), &wanted, &[&broken]).unwrap_err().report();
     assert_eq!(report.code.0, "ENV0005");
     assert!(report.to_string().contains("`broken` 1.0") && report.to_string().contains("dtype size changed"), "{report}");
     let lock = Lock::parse("forebay-no-such-package==1.0.0 --hash=sha256:00\n".to_owned());
-    let error = build::fill(&tools, &folder, &folder.join("other"), &lock, &interpreter, &mut |_| ()).unwrap_err();
+    let error = build::fill(&tools, &folder, &folder.join("other"), &lock, &interpreter).unwrap_err();
     assert_eq!(error.report().code.0, "ENV0004");
 }
 

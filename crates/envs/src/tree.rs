@@ -56,8 +56,10 @@ pub(crate) enum Problem {
     Failed(Error),
 }
 
-/// Links every file of the layers into an environment made by [`skeleton`].
-pub(crate) fn assemble(folder: &Path, layers: &[Layer]) -> Result<Vec<Clash>, Problem> {
+/// Links every file of the layers into an environment made by [`skeleton`]; those of `linked` were linked there, in a call before.
+pub(crate) fn assemble(folder: &Path, layers: &[Layer], linked: &[Layer]) -> Result<Vec<Clash>, Problem> {
+    let linked: HashSet<&str> = linked.iter().map(|layer| layer.key.as_str()).collect();
+    let is_linked = |layer: &Layer| linked.contains(layer.key.as_str());
     let mut clashes = Vec::new();
     let mut owners: HashMap<&str, &Layer> = HashMap::new();
     let mut links: Vec<(&Layer, &FileState)> = Vec::new();
@@ -66,6 +68,10 @@ pub(crate) fn assemble(folder: &Path, layers: &[Layer]) -> Result<Vec<Clash>, Pr
     for layer in layers {
         for file in &layer.files {
             if let Some(first) = owners.get(file.path.as_str()) {
+                if is_linked(layer) && !is_linked(first) {
+                    let taken = folder.join(&file.path);
+                    fs::remove_file(&taken).or_else(absent).map_err(Error::io("remove", taken)).map_err(Problem::Failed)?;
+                }
                 if !same_content(&layer.tree.join(&file.path), &first.tree.join(&file.path)).unwrap_or(false) {
                     let (taken, left) = (first.package.clone(), layer.package.clone());
                     clashes.push(Clash { path: file.path.clone(), taken, left });
@@ -73,6 +79,9 @@ pub(crate) fn assemble(folder: &Path, layers: &[Layer]) -> Result<Vec<Clash>, Pr
                 continue;
             }
             owners.insert(&file.path, layer);
+            if is_linked(layer) {
+                continue;
+            }
             links.push((layer, file));
             let parent = Path::new(&file.path).parent().unwrap_or(Path::new(""));
             folders.insert(parent);
@@ -113,14 +122,8 @@ fn link_or_copy(from: &Path, to: &Path) -> io::Result<()> {
     }
 }
 
-/// Links the files of layers into an environment that holds others already. Whether every path was free.
-pub(crate) fn add(folder: &Path, layers: &[Layer]) -> bool {
-    let files: Vec<(&Layer, &FileState)> =
-        layers.iter().flat_map(|layer| layer.files.iter().map(move |file| (layer, file))).collect();
-    let folders: BTreeSet<&Path> = files.iter().filter_map(|(_, file)| Path::new(&file.path).parent()).collect();
-    let made = folders.iter().all(|relative| fs::create_dir_all(folder.join(relative)).is_ok());
-    let link = |(layer, file): &(&Layer, &FileState)| link_or_copy(&layer.tree.join(&file.path), &folder.join(&file.path));
-    made && parallel::each(&files, link).is_ok() && refresh_byte_code(folder, layers).is_ok()
+fn absent(error: io::Error) -> io::Result<()> {
+    if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) }
 }
 
 /// Removes a folder with all that is in it, which somebody else may be doing as well.

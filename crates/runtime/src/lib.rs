@@ -38,4 +38,4 @@ pub use lines::Stream;
 pub use process::{Answer, FunctionProcess, Launch, NewSegment, ProcessLimits, Program, Remains};
 pub use python::PythonRuntime;
 pub use zygote::installed;
-pub use zygotes::{ZygoteStatus, Zygotes, denied};
+pub use zygotes::{Expected, ZygoteStatus, Zygotes, denied};

@@ -20,6 +20,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use forebay_envs::Trial;
 use forebay_sandbox::Error;
 use forebay_sandbox::zygote::Unborn;
 
@@ -31,6 +32,9 @@ use crate::limits::{
 };
 use crate::process::{Launch, Parts, ProcessLimits, Program};
 use crate::zygote::{Stillborn, Zygote};
+
+/// How soon a cancel is noticed while a zygote is waited for.
+const CANCEL_CHECK: Duration = Duration::from_millis(50);
 
 /// All that the memory of a zygote depends on.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -148,12 +152,16 @@ impl Zygotes {
         }
     }
 
-    /// Starts a zygote for functions as this one, which will be called soon, unless there is one. Waits for nothing.
-    pub fn expect(&self, launch: &Launch<'_>) {
-        if let Some(key) = self.key(launch) {
-            // Where it cannot be started, functions find out.
-            let _ = self.start(&mut self.lock(), &key, launch);
+    /// Starts a zygote for functions as this one, which will be called soon. Waits for nothing. `None`: there is one, or there can be
+    /// none.
+    pub fn expect(&self, launch: &Launch<'_>) -> Option<Expected> {
+        let key = self.key(launch)?;
+        let mut state = self.lock();
+        if state.slots.contains_key(&key) {
+            return None;
         }
+        self.start(&mut state, &key, launch)?;
+        Some(Expected { state: Arc::clone(&self.state), key })
     }
 
     /// A child that waits, or a zygote to fork; waits for one that imports, for a while.
@@ -187,7 +195,7 @@ impl Zygotes {
             }
             let left = ZYGOTE_WAIT.checked_sub(since.elapsed()).filter(|_| !cancel.is_cancelled())?;
             // A cancel is noticed now and then.
-            let left = left.min(Duration::from_millis(50));
+            let left = left.min(CANCEL_CHECK);
             state = self.state.1.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
         }
     }
@@ -440,6 +448,26 @@ impl Zygotes {
 impl std::fmt::Debug for Zygotes {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_tuple("Zygotes").field(&self.status()).finish()
+    }
+}
+
+/// A zygote under way, for functions that will be called soon.
+pub struct Expected {
+    state: Arc<(Mutex<State>, Condvar)>,
+    key: Key,
+}
+
+impl Trial for Expected {
+    fn modules(&self) -> &[String] {
+        &self.key.modules
+    }
+
+    fn has_succeeded(&self, is_cancelled: &dyn Fn() -> bool) -> bool {
+        let mut state = self.state.0.lock().unwrap_or_else(PoisonError::into_inner);
+        while matches!(state.slots.get(&self.key), Some(Slot::Starting)) && !is_cancelled() {
+            state = self.state.1.wait_timeout(state, CANCEL_CHECK).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        matches!(state.slots.get(&self.key), Some(Slot::Ready(_)))
     }
 }
 

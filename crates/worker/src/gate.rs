@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 
-use forebay_envs::{Environment, EnvironmentRequest, LOCK_FILE, Lock, ProjectLock, Watch};
+use forebay_envs::{Environment, EnvironmentRequest, LOCK_FILE, Lock, ProjectLock, Trial, Watch};
 use forebay_plan::physical::{ArgumentValue, EnvironmentSpec, PhysicalPlan, Python, Returns, TableForm, Work};
 use forebay_runtime::CancelToken;
 use forebay_types::Coded;
@@ -89,14 +89,14 @@ fn gate(spec: &EnvironmentSpec) -> Gate {
 }
 
 /// Makes the environment, or finds it: with the versions of the project's `forebay.lock`, if that has them. While a new one is
-/// tried, `ahead` may get ready for it.
+/// tried, `ahead` may get ready for it, which is part of trying it.
 pub fn prepare(
     worker: &Worker,
     gate: &Gate,
     project: &Path,
     events: &(dyn Fn(WorkerEvent) + Sync),
     cancel: &CancelToken,
-    ahead: &(dyn Fn(Ready) + Sync),
+    ahead: &(dyn Fn(Ready) -> Option<Box<dyn Trial>> + Sync),
 ) -> Result<Ready, NodeError> {
     let runtime = worker.runtime.folder().map_err(|failure| run::node_error(&failure))?;
     let ready = |environment: &Environment| {
@@ -129,7 +129,7 @@ struct Progress<'a> {
     gate: &'a Gate,
     events: &'a (dyn Fn(WorkerEvent) + Sync),
     cancel: &'a CancelToken,
-    assembled: &'a (dyn Fn(&Environment) + Sync),
+    assembled: &'a (dyn Fn(&Environment) -> Option<Box<dyn Trial>> + Sync),
 }
 
 impl Watch for Progress<'_> {
@@ -145,8 +145,8 @@ impl Watch for Progress<'_> {
     fn child_ended(&self, group: u32) {
         self.cancel.leave(group);
     }
-    fn assembled(&self, environment: &Environment) {
-        (self.assembled)(environment);
+    fn assembled(&self, environment: &Environment) -> Option<Box<dyn Trial + '_>> {
+        (self.assembled)(environment)
     }
 }
 

@@ -12,6 +12,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{Builder, Scope};
 use std::time::{Duration, Instant};
 
+use forebay_envs::Trial;
 use forebay_plan::physical::{Node, NodeId, Work};
 use forebay_runtime::{Access, Answer, CancelToken, Failure, FunctionProcess, Launch, Program, monotonic_ns, query_memory_bytes};
 use forebay_sched::{Action, Event, Limits, Scheduler, Task, TaskId};
@@ -178,12 +179,13 @@ impl<'run> Run<'run> {
         let (gate, worker, events, cancel) = (&self.gates[index], self.worker, self.events, self.cancel);
         let (sender, execution) = (self.messages.clone(), self.execution);
         let first = self.gate_of.iter().position(|gate| *gate == Some(index)).map(|id| &execution.plan.nodes[id]);
-        // Its imports take as long as their trial: a zygote for the first function begins with them now.
-        let ahead = move |ready: Ready| {
-            let Some(node) = first else { return };
+        // A zygote for the first function is the trial of its imports.
+        let ahead = move |ready: Ready| -> Option<Box<dyn Trial>> {
+            let node = first?;
             let access = access::node(node, execution, None);
             let program = program(node, Some(ready), worker);
-            worker.zygotes.expect(&launch(worker, execution, node, &program, &access));
+            let expected = worker.zygotes.expect(&launch(worker, execution, node, &program, &access))?;
+            Some(Box::new(expected))
         };
         let work = move || {
             let result = gate::prepare(worker, gate, &execution.project_dir, events, cancel, &ahead);
