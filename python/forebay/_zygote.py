@@ -2,7 +2,8 @@
 
 ```text
 supervisor -> here   {"modules": […]}                                    then, per child, what the child should know
-here -> supervisor   {"importing": name}, {"imported": name, "seconds", "why"}   `why`: after this, a fork would not be safe
+here -> supervisor   {"importing": name}
+                     {"imported": name, "seconds", "why", "raised"}              `why`: after this, a fork would not be safe
                      {"ready": true, "bytes": private memory}
 ```
 
@@ -98,14 +99,14 @@ class _Harmless:
 def _import(door: Door, name: str, harmless: _Harmless) -> bool:
     """Whether the zygote may go on with this module in it."""
     door.say(json.dumps({"importing": name}))
-    before, start = _State(harmless), time.monotonic()
+    before, start, raised = _State(harmless), time.monotonic(), False
     try:
         importlib.import_module(name)
         why = before.objection(harmless)
     except BaseException as error:
         # The function will tell its user, if it needs the module.
-        why = f"importing it raises {type(error).__name__}"
-    door.say(json.dumps({"imported": name, "seconds": time.monotonic() - start, "why": why}))
+        why, raised = f"importing it raises {type(error).__name__}", True
+    door.say(json.dumps({"imported": name, "seconds": time.monotonic() - start, "why": why, "raised": raised}))
     return why is None
 
 

@@ -378,3 +378,75 @@ fn import_command(site: &Path, home: &Path, imports: &[&Import]) -> Result<Comma
     command.env_clear().env("PATH", "/usr/local/bin:/usr/bin:/bin").env("HOME", home).env("LANG", "C.UTF-8");
     Ok(command)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Trial, Watch, interpreters};
+
+    /// Who will use an environment, and what became of its imports.
+    struct User(Vec<String>, bool);
+
+    impl Trial for &User {
+        fn modules(&self) -> &[String] {
+            &self.0
+        }
+        fn has_succeeded(&self, _: &dyn Fn() -> bool) -> bool {
+            self.1
+        }
+    }
+
+    impl Watch for User {
+        fn assembled(&self, _: &Environment) -> Option<Box<dyn Trial + '_>> {
+            Some(Box::new(self))
+        }
+    }
+
+    #[test]
+    fn what_the_user_of_an_environment_has_imported_is_not_imported_again() {
+        let found = ["3.11", "3.12", "3.13", "3.10"].map(|version| interpreters::find(version, &[], None, &crate::Quiet).ok());
+        let Some(interpreter) = found.into_iter().flatten().next() else { return eprintln!("skipped: no Python") };
+        let folder = tempfile::tempdir().unwrap();
+        let site = folder.path().canonicalize().unwrap().join("site");
+        tree::skeleton(&site, &interpreter).unwrap();
+        let packages = site.join(tree::site_packages(&interpreter));
+        for (name, text) in [("good", ""), ("bad", "raise ValueError('no')")] {
+            std::fs::write(packages.join(name).with_extension("py"), text).unwrap();
+        }
+        let lock = Lock::parse(String::new());
+        let wanted = Wanted { name: "", lock: &lock, interpreter: &interpreter, requirements: &[] };
+        let description = Description {
+            version: interpreter.version.clone(),
+            interpreter: interpreter.path.clone(),
+            packages: BTreeMap::new(),
+            requirements: Vec::new(),
+            layers: Vec::new(),
+            clashes: Vec::new(),
+        };
+        let environment = described(&site, folder.path(), description).environment;
+        let of = |package: &str, modules: &[&str]| Import {
+            package: package.to_owned(),
+            version: "1.0".to_owned(),
+            modules: modules.iter().map(|module| (*module).to_owned()).collect(),
+        };
+        let broken = |modules: &[&str], succeeds: bool, imports: &[Import]| {
+            let user = User(modules.iter().map(|module| (*module).to_owned()).collect(), succeeds);
+            let (uv, place) = (Path::new("/nowhere/uv"), folder.path());
+            let tools = Tools { uv, folder: place, store: place, offline: true, confinement: None, watch: &user };
+            let new = New { tools: &tools, wanted: &wanted, environment: &environment, staging: place };
+            match new.try_out(&[], imports) {
+                Ok(()) => None,
+                Err(Error::Import { package, .. }) => Some(package),
+                Err(other) => panic!("{other:?}"),
+            }
+        };
+        let bad = || [of("good", &["good"]), of("bad", &["bad"])];
+        assert_eq!(broken(&["bad.deep", "good"], true, &bad()), None);
+        assert_eq!(broken(&["bad", "good"], false, &bad()), Some("bad".to_owned()));
+        // It imports something else.
+        assert_eq!(broken(&["good"], true, &bad()), Some("bad".to_owned()));
+        assert_eq!(broken(&[], true, &bad()), Some("bad".to_owned()));
+        // One of a package's modules will do, and a package without any has nothing to try.
+        assert_eq!(broken(&[], true, &[of("both", &["bad", "good"]), of("stubs", &[])]), None);
+    }
+}

@@ -77,16 +77,22 @@ pub(crate) fn ahead<'a>(
     modules: &[String],
     watch: &'a dyn Watch,
 ) -> Option<uv::Started<'a>> {
+    let processes = std::thread::available_parallelism().map_or(1, usize::from).min(AHEAD_PROCESSES_MAX);
+    // What cannot be started is compiled by whoever imports it.
+    uv::Started::new(ahead_command(python, staging, layers, modules, processes)?, watch).ok()
+}
+
+/// `None`: there is nothing to do.
+fn ahead_command(python: &Path, staging: &Path, layers: &[Layer], modules: &[String], processes: usize) -> Option<Command> {
     let folder = python.parent()?.parent()?;
     let trees: Vec<&Path> = layers.iter().filter(|layer| !is_complete(layer)).map(|layer| layer.tree.as_path()).collect();
     if trees.is_empty() || modules.is_empty() {
         return None;
     }
-    let processes = std::thread::available_parallelism().map_or(1, usize::from).min(AHEAD_PROCESSES_MAX);
     let mut command = Command::new(python);
-    command.args(["-I", "-S", "-W", "ignore", "-c", AHEAD, COMPILER_MARK]).arg(staging).arg(folder).arg(processes.to_string());
+    command.args(["-I", "-S", "-W", "ignore", "-c", AHEAD, COMPILER_MARK]).args([staging, folder]).arg(processes.to_string());
     command.arg(modules.join(" ")).args(trees).current_dir(folder).env_clear();
-    uv::Started::new(command, watch).ok()
+    Some(command)
 }
 
 /// Whether all of a layer has been compiled.
@@ -119,5 +125,85 @@ pub(crate) fn compile(python: &Path, folder: &Path, layers: &[Layer], watch: Opt
     if status.is_ok_and(|status| status.success()) {
         // What cannot be linked is compiled by whoever imports it.
         let _ = tree::refresh_byte_code(folder, layers);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::MetadataExt as _;
+
+    use super::*;
+    use crate::{Quiet, interpreters, store};
+
+    /// A package that imports itself in all the ways there are, another one that it needs, and what it needs only later.
+    const SOURCES: [(&str, &str, &str); 14] = [
+        ("one", "one/__init__.py", "from . import plain, missing\nfrom .deep.er import (\n    leaf,  # and\n    no_module,\n)\n"),
+        ("one", "one/plain.py", "import os, two.part as part; x = 1\n\"\"\"\nimport one.in_a_text_only\n\"\"\"\n"),
+        ("one", "one/in_a_text_only.py", ""),
+        ("one", "one/deep/__init__.py", "try:\n    from .. import tried as t\nexcept ImportError:\n    import one.excepted\n"),
+        ("one", "one/deep/er/__init__.py", "def later(\n    a,\n):\n    import one.later\n\n    import one.later\n"),
+        ("one", "one/deep/er/leaf.py", "if TYPE_CHECKING:\n    import one.later\nelse:\n    from one import \\\n        split\n"),
+        ("one", "one/tried.py", "class A:\n    import one.later\nraise SystemExit('executed')\n"),
+        ("one", "one/excepted.py", "from one.broken import *\n"),
+        ("one", "one/broken.py", "def (:\n"),
+        ("one", "one/split.py", "from ....... import one\nimport one\n"),
+        ("one", "one/later.py", ""),
+        ("two", "two/__init__.py", "if True:\n    def late():\n        import two.late\n"),
+        ("two", "two/part.py", ""),
+        ("two", "two/late.py", ""),
+    ];
+
+    #[test]
+    fn what_will_be_imported_is_compiled_ahead_and_nothing_is_executed() {
+        let folder = tempfile::tempdir().unwrap();
+        let found = ["3.11", "3.12", "3.13", "3.10", "3.9"].map(|version| interpreters::find(version, &[], None, &Quiet).ok());
+        let Some(interpreter) = found.into_iter().flatten().next() else { return eprintln!("skipped: no Python") };
+        let site = tree::site_packages(&interpreter);
+        let place = folder.path().join("environment");
+        tree::skeleton(&place, &interpreter).unwrap();
+        for (package, path, text) in SOURCES {
+            let path = folder.path().join(package).join("tree").join(&site).join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        }
+        let layer = |package: &str| {
+            let own = SOURCES.iter().filter(|(of, ..)| *of == package);
+            let paths = own.map(|(_, path, _)| site.join(path).to_string_lossy().into_owned());
+            store::layer_of(package, &folder.path().join(package).join("tree"), paths).unwrap()
+        };
+        let layers = ["one", "two"].map(layer);
+        tree::assemble(&place, &layers, &[]).map_err(|_| "not assembled").unwrap();
+        let python = place.join("bin/python");
+        let modules = ["one".to_owned(), "nothing".to_owned()];
+        let mut command = ahead_command(&python, folder.path(), &layers, &modules, 1).unwrap();
+        let mut child = command.stdin(Stdio::piped()).spawn().unwrap();
+        let stdin = child.stdin.take();
+        assert!(child.wait().unwrap().success());
+        drop(stdin);
+        let compiled = |root: &Path| {
+            let has = |path: &str| {
+                let path = root.join(&site).join(path);
+                let name = format!(
+                    "{}.cpython-{}.pyc",
+                    path.file_stem().unwrap().to_string_lossy(),
+                    interpreter.minor().replace('.', "")
+                );
+                fs::metadata(path.with_file_name("__pycache__").join(name)).ok().map(|metadata| metadata.ino())
+            };
+            SOURCES.map(|(_, path, _)| has(path))
+        };
+        let not = ["one/in_a_text_only.py", "one/broken.py", "one/later.py", "two/late.py"];
+        let here = compiled(&place);
+        let expected = SOURCES.map(|(_, path, _)| !not[1..].contains(&path));
+        assert_eq!(here.map(|inode| inode.is_some()), expected, "{SOURCES:?}");
+        // One file, in the layer and in the environment.
+        let stored = layers.map(|layer| compiled(&layer.tree));
+        let stored: Vec<_> = stored[0].iter().zip(stored[1]).map(|(one, two)| one.or(two)).collect();
+        assert_eq!(stored, here);
+        // It is taken for what it is: with it alone, the module is there.
+        let text = "import importlib.util as u, sys; s = u.spec_from_file_location('x', sys.argv[1]); s.loader.source_to_code = None; s.loader.get_code('x')";
+        let leaf = place.join(&site).join("one/deep/er/leaf.py");
+        assert!(Command::new(&python).args(["-I", "-c", text]).arg(leaf).status().unwrap().success());
     }
 }

@@ -463,6 +463,14 @@ fn publish(tools: &Tools<'_>, package: &Unpacked<'_>, layer: &Path) -> Result<()
     }
 }
 
+/// A layer of files that are there.
+#[cfg(test)]
+pub(crate) fn layer_of(package: &str, tree: &Path, paths: impl Iterator<Item = String>) -> io::Result<Layer> {
+    let files = paths.map(|path| state(&tree.join(&path), path)).collect::<io::Result<_>>()?;
+    let (package, version) = (package.to_owned(), "1.0".to_owned());
+    Ok(Layer { key: package.clone(), package, version, tree: tree.to_owned(), files })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -483,5 +491,27 @@ mod tests {
         assert_eq!(check("../../../bin/x").as_deref(), Some("bin/x"));
         assert_eq!(check("./a/../c.py").as_deref(), Some("lib/python3.11/site-packages/c.py"));
         assert_eq!((check("../../../../x"), check("/etc/passwd"), check("../../..")), (None, None, None));
+    }
+    #[test]
+    fn the_modules_that_show_that_a_package_imports() {
+        let folder = tempfile::tempdir().unwrap();
+        let modules = |package: &str, top_level: &str, files: &[&str]| {
+            let tree = folder.path().join(package);
+            let site = tree.join("lib/python3.11/site-packages");
+            let all = files.iter().copied().chain(["x-1.0.dist-info/top_level.txt"]);
+            let paths: Vec<String> = all.map(|file| format!("lib/python3.11/site-packages/{file}")).collect();
+            for path in &paths {
+                fs::create_dir_all(tree.join(path).parent().unwrap()).unwrap();
+                fs::write(tree.join(path), "").unwrap();
+            }
+            fs::write(site.join("x-1.0.dist-info/top_level.txt"), top_level).unwrap();
+            layer_of(package, &tree, paths.into_iter()).unwrap().modules()
+        };
+        assert_eq!(modules("scikit-learn", "sklearn\n", &["sklearn/__init__.py", "sklearn/base.py"]), ["sklearn"]);
+        assert_eq!(modules("my-own", "", &["other/__init__.py", "My_Own/__init__.py"]), ["My_Own"]);
+        assert_eq!(modules("pyyaml", "_yaml\nyaml", &["yaml/__init__.py", "_yaml/__init__.py"]), ["yaml"]);
+        assert_eq!(modules("six", "", &["six.py", "fast.cpython-311-x86_64-linux-gnu.so", "data/x.py"]), ["six"]);
+        assert_eq!(modules("tools", "", &["fast.cpython-311-x86_64-linux-gnu.so", "a-b.py", "a.b/__init__.py"]), ["fast"]);
+        assert_eq!(modules("stubs", "", &["stubs.pyi"]), [String::new(); 0]);
     }
 }

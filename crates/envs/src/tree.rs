@@ -222,4 +222,28 @@ mod tests {
             fs::remove_file(to).unwrap();
         }
     }
+    #[test]
+    fn what_is_linked_first_gives_way_to_what_comes_first() {
+        let folder = tempfile::tempdir().unwrap();
+        let layer = |name: &str, files: &[&str]| {
+            let tree = folder.path().join(name);
+            fs::create_dir(&tree).unwrap();
+            for file in files {
+                fs::write(tree.join(file), name).unwrap();
+            }
+            store::layer_of(name, &tree, files.iter().map(|file| (*file).to_owned())).unwrap()
+        };
+        let known = [layer("b", &["x", "b"]), layer("d", &["x", "y", "d"])];
+        let [new_first, new_last] = [layer("a", &["x", "a"]), layer("c", &["y", "b"])];
+        let site = folder.path().join("site");
+        fs::create_dir(&site).unwrap();
+        assert!(assemble(&site, &known, &[]).is_ok_and(|clashes| clashes.len() == 1));
+        let all = [new_first, known[0].clone(), new_last, known[1].clone()];
+        let clashes = assemble(&site, &all, &known).map_err(|_| "not assembled").unwrap();
+        let clashes: Vec<String> =
+            clashes.into_iter().map(|Clash { path, taken, left }| format!("{path} {taken} {left}")).collect();
+        assert_eq!(clashes, ["x a b", "b b c", "x a d", "y c d"]);
+        let there = ["a", "b", "d", "x", "y"].map(|file| fs::read_to_string(site.join(file)).unwrap());
+        assert_eq!(there, ["a", "b", "d", "a", "c"]);
+    }
 }

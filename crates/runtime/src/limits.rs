@@ -82,6 +82,10 @@ pub const ZYGOTES_MAX: usize = 32;
 /// Time that a function waits for a zygote that is still importing, before it is started afresh.
 pub const ZYGOTE_WAIT: Duration = Duration::from_secs(3);
 
+/// How long a new environment waits for the zygote that imports its packages before these are tried by an interpreter of their own. More
+/// than large packages take; a module that hangs in a zygote alone holds an environment up for so long, once.
+pub const TRIAL_WAIT: Duration = Duration::from_secs(10);
+
 /// Time that one import in a zygote may take, before its module is given up for good.
 pub const IMPORT_PATIENCE: Duration = Duration::from_secs(60);
 

@@ -42,8 +42,8 @@ pub(crate) struct Zygote {
 /// Why a zygote did not become ready.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Stillborn {
-    /// A module that no zygote should import.
-    Denied { module: String, why: String },
+    /// A module that no zygote should import, and whether it was imported.
+    Denied { module: String, why: String, imported: bool },
     /// Something else, in words.
     Failed(String),
 }
@@ -53,7 +53,7 @@ pub(crate) enum Stillborn {
 #[serde(untagged)]
 enum Word {
     Importing { importing: String },
-    Imported { imported: String, seconds: f64, why: Option<String> },
+    Imported { imported: String, seconds: f64, why: Option<String>, raised: bool },
     Ready { ready: bool, bytes: u64 },
 }
 
@@ -105,22 +105,23 @@ impl Zygote {
 /// Private memory and time of the imports, when all is done.
 fn listen(zygote: &forebay_sandbox::Zygote) -> Result<(u64, Duration), Stillborn> {
     let (mut at, mut time) = (None, Duration::ZERO);
+    let denied = |module, why: &str| Stillborn::Denied { module, why: why.to_owned(), imported: false };
     loop {
         let word = zygote.hear(Instant::now() + IMPORT_PATIENCE);
         let word = word.map(|message| serde_json::from_slice::<Word>(&message));
         match (word, at.take()) {
             (Ok(Ok(Word::Importing { importing })), None) => at = Some(importing),
-            (Ok(Ok(Word::Imported { imported, why: Some(why), .. })), Some(module)) if imported == module => {
-                return Err(Stillborn::Denied { module, why });
+            (Ok(Ok(Word::Imported { imported, why: Some(why), raised, .. })), Some(module)) if imported == module => {
+                return Err(Stillborn::Denied { module, why, imported: !raised });
             }
-            (Ok(Ok(Word::Imported { imported, seconds, why: None })), Some(module)) if imported == module => {
+            (Ok(Ok(Word::Imported { imported, seconds, why: None, .. })), Some(module)) if imported == module => {
                 time += Duration::try_from_secs_f64(seconds).unwrap_or_default();
             }
             (Ok(Ok(Word::Ready { ready: true, bytes })), None) => return Ok((bytes, time)),
             (Err(error), Some(module)) if error.kind() == std::io::ErrorKind::TimedOut => {
-                return Err(Stillborn::Denied { module, why: "importing it hangs".to_owned() });
+                return Err(denied(module, "importing it hangs"));
             }
-            (_, Some(module)) => return Err(Stillborn::Denied { module, why: "importing it ends the process".to_owned() }),
+            (_, Some(module)) => return Err(denied(module, "importing it ends the process")),
             (Err(error), None) => return Err(Stillborn::Failed(error.to_string())),
             (Ok(_), None) => return Err(Stillborn::Failed("it ended, or says what it should not".to_owned())),
         }

@@ -337,11 +337,11 @@ impl Zygotes {
                     let ready = Ready { zygote, waiting: Waiting::default(), uses: 0, used_at, ahead: Ahead::default() };
                     state.slots.insert(own, Slot::Ready(ready));
                 }
-                // It was not finished, and is taken away again: what was missing says nothing of its modules.
-                Err(Stillborn::Denied { .. }) if !forebay_envs::is_finished(&own.python) => {
+                // It is not finished, and may be taken away again: what does not import there says nothing of zygotes.
+                Err(Stillborn::Denied { imported: false, .. }) if !forebay_envs::is_finished(&own.python) => {
                     state.slots.remove(&own);
                 }
-                Err(Stillborn::Denied { module, why }) => {
+                Err(Stillborn::Denied { module, why, .. }) => {
                     tracing::info!(module, why, "a module that no zygote of its environment imports");
                     // The next function asks for a zygote without it.
                     state.slots.remove(&own);
@@ -464,7 +464,8 @@ impl Trial for Expected {
 
     fn has_succeeded(&self, is_cancelled: &dyn Fn() -> bool) -> bool {
         let mut state = self.state.0.lock().unwrap_or_else(PoisonError::into_inner);
-        while matches!(state.slots.get(&self.key), Some(Slot::Starting)) && !is_cancelled() {
+        let until = Instant::now() + TRIAL_WAIT;
+        while matches!(state.slots.get(&self.key), Some(Slot::Starting)) && !is_cancelled() && Instant::now() < until {
             state = self.state.1.wait_timeout(state, CANCEL_CHECK).unwrap_or_else(PoisonError::into_inner).0;
         }
         matches!(state.slots.get(&self.key), Some(Slot::Ready(_)))
