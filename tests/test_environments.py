@@ -428,12 +428,11 @@ def test_two_builders_at_once_and_one_that_is_killed(lab: Lab, index: Path) -> N
 
 def test_imports_are_tried_where_functions_run_and_once(lab: Lab, index: Path) -> None:
     """What a run's functions import is imported in their sandbox alone; what else is declared, by an interpreter of its own."""
-    private(lab)
     (lab.folder / "of-the-host").touch()
     sandboxed = f"import os\nassert not os.path.exists({str(lab.folder / 'of-the-host')!r}), 'the host is in sight'\n"
     wheels.wheel(index, "fbt_shy", {"shy/__init__.py": sandboxed + "from .words import WORD\n", "shy/words.py": "WORD = 'shy'\n"})
     wheels.wheel(index, "fbt_idle", {"idle.py": "raise ValueError('nobody imports me')\n"})
-    body = "import forebay\n\n@forebay.model(materialization_strategy='REPLACE')\n@forebay.python(pip={PIP})\n"
+    body = "import forebay\n\n@forebay.model(materialization_strategy='REPLACE')\n@forebay.python(pip=PIP)\n"
     body += "def out():\n    import shy\n    return [{'word': shy.WORD}]\n"
     project = lab.project({"models.py": body.replace("PIP", "{'numpy': '', 'fbt_shy': ''}")})
     lab.run(project).ok()

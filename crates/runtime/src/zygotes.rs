@@ -27,7 +27,7 @@ use forebay_sandbox::zygote::Unborn;
 use crate::cancel::CancelToken;
 use crate::confine::{Access, Mode, Sandbox, Settings};
 use crate::limits::{
-    FORK_FAILURES_MAX, PARKED_BYTES, PARKED_MAX, ZYGOTE_MODULES_MAX, ZYGOTE_WAIT, ZYGOTES_BYTES_MAX, ZYGOTES_MAX,
+    FORK_FAILURES_MAX, PARKED_BYTES, PARKED_MAX, TRIAL_WAIT, ZYGOTE_MODULES_MAX, ZYGOTE_WAIT, ZYGOTES_BYTES_MAX, ZYGOTES_MAX,
     ZYGOTES_MEMORY_PERCENT,
 };
 use crate::process::{Launch, Parts, ProcessLimits, Program};
