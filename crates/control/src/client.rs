@@ -21,7 +21,7 @@ use crate::api::{self, Actor, Daemon, Event, Op, Request};
 use crate::error::{Error, Result};
 use crate::home::Home;
 use crate::limits::{CONNECT_ATTEMPTS_MAX, DAEMON_LOG_BYTES_MAX, DAEMON_START_SECONDS_MAX};
-use crate::{secrets, table, version};
+use crate::{secrets, settings, table, version};
 
 /// A connection to the daemon. Carries requests one after another.
 #[derive(Debug)]
@@ -166,6 +166,8 @@ fn start(home: &Home, program: &Path) -> Result<()> {
     if running(home)?.is_some() {
         return Ok(());
     }
+    // It would find them wrong as well, and could tell nobody but its log.
+    settings::check()?;
     let log = home.log_file();
     let failed = |why: String| Error::DaemonStart { program: program.to_owned(), why, log: log.clone() };
     let (mut ready, ready_writer) = std::io::pipe().map_err(|error| failed(error.to_string()))?;

@@ -36,6 +36,7 @@ mod runs;
 pub mod secrets;
 pub mod server;
 mod service;
+pub mod settings;
 mod snapshots;
 pub mod storage;
 mod table;

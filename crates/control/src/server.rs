@@ -25,11 +25,13 @@ use crate::client;
 use crate::connection::{Answer, Connection};
 use crate::error::{Error, Result};
 use crate::home::Home;
-use crate::limits::{CONNECTIONS_MAX, DAEMON_IDLE_SECONDS, LAST_ANSWERS_SECONDS_MAX, OPEN_FILES_MAX};
+use crate::limits::{CONNECTIONS_MAX, LAST_ANSWERS_SECONDS_MAX, OPEN_FILES_MAX};
 use crate::service::Service;
+use crate::settings;
 
 /// Runs the daemon of `home` until it is idle for long enough, or told to end.
 pub fn serve(home: &Home) -> Result<()> {
+    settings::check()?;
     home.prepare()?;
     // Fails for a process that leads a group already (started by hand in a shell); it is its own session then.
     let _ = rustix::process::setsid();
@@ -42,7 +44,7 @@ pub fn serve(home: &Home) -> Result<()> {
     end_on_signals(&server)?;
     // The client that started us reads this line; when there is none, nobody minds.
     let _ = writeln!(std::io::stdout(), "ready").and_then(|()| std::io::stdout().flush());
-    server.run(idle_time()?)
+    server.run(settings::idle_time()?)
 }
 
 /// One daemon per home. Waits for a daemon that is on its way out.
@@ -81,18 +83,6 @@ fn raise_open_files() {
     {
         tracing::warn!(%error, "could not raise the limit of open files");
     }
-}
-
-fn idle_time() -> Result<Duration> {
-    let text = match std::env::var("FOREBAY_DAEMON_IDLE_SECONDS") {
-        Ok(text) if !text.is_empty() => text,
-        _ => return Ok(Duration::from_secs(DAEMON_IDLE_SECONDS)),
-    };
-    text.parse().map(Duration::from_secs).map_err(|error| Error::BadValue {
-        what: "FOREBAY_DAEMON_IDLE_SECONDS",
-        value: text,
-        why: error.to_string(),
-    })
 }
 
 fn end_on_signals(server: &Server) -> Result<()> {

@@ -36,7 +36,7 @@ pub use call::new_location;
 pub use event::{
     Compacted, Imported, KeptTable, NodeError, NodeOutcome, NodeStatus, Outcome, RunStatus, WorkerEvent, WrittenTable,
 };
-pub use forebay_envs::Environment;
+pub use forebay_envs::{Environment, parse_bytes};
 pub use forebay_runtime::{CancelToken, Mode as SandboxMode, Settings as SandboxSettings, Stream, ZygoteStatus};
 pub use forebay_sipc::call::QueryTable;
 pub use query::{Answered, Bounds, Query};

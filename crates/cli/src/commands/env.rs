@@ -37,6 +37,7 @@ pub fn run(context: &Context, command: EnvCommand) -> Result<()> {
 }
 
 fn open(context: &Context, offline: bool, bytes_max: Option<u64>) -> Result<Environments> {
+    forebay_control::settings::check()?;
     let home = context.home()?;
     home.prepare()?;
     let sandbox = Sandbox::new(Launcher::new(Path::new(forebay_runtime::OWN_PROGRAM)));
