@@ -346,9 +346,9 @@ impl Fetch<'_> {
     }
 }
 
-/// Lets the folders that are made in this one lie apart on the disk, with all that will be in them. ext4 does not take an inode again
-/// for minutes after it was freed, and looks at each of these before it finds one: thousands of files where thousands were removed cost
-/// ten times as much as elsewhere. A file system that does not know the flag needs none.
+/// Lets the folders that are made in this one lie apart on the disk, with all that will be in them. ext4 without a journal does not take
+/// an inode again for minutes after it was freed, and looks at each of these before it finds one: thousands of files where thousands
+/// were removed cost ten times as much as elsewhere. A file system that does not know the flag needs none.
 pub(crate) fn spread(folder: &Path) {
     let flag = || -> io::Result<()> {
         let folder = fs::File::open(folder)?;
