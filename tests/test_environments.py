@@ -443,6 +443,21 @@ def test_imports_are_tried_where_functions_run_and_once(lab: Lab, index: Path) -
     assert failed.json["error"]["code"] == "ENV0005" and "`fbt-idle` 1.0" in failed.err and "nobody imports me" in failed.err
 
 
+def test_a_run_is_cancelled_while_imports_are_tried(lab: Lab, index: Path) -> None:
+    """Nothing is tried any more, no environment is left, and the next run makes it anew."""
+    wheels.wheel(index, "fbt_waits", {"waits.py": "import threading\nthreading.Event().wait()\n"})
+    body = "import forebay\n\n@forebay.model(materialization_strategy='REPLACE')\n@forebay.python(pip={'numpy': '', 'fbt_waits': ''})\n"
+    project = lab.project({"models.py": body + "def out():\n    import waits\n    return [{'x': 1}]\n"})
+    for _ in range(2):
+        run = lab.start_run(project)
+        while "trying the imports" not in (line := run.line()):
+            assert line
+        run.interrupt()
+        failed = run.wait().failed()
+        assert failed.json["status"] == "CANCELLED" and "trying the imports" not in failed.err, failed.err
+        assert not [path for path in (lab.folder / "cache/envs").iterdir() if (path / "forebay.json").exists()]
+
+
 def test_a_changed_file_is_noticed_and_made_again(lab: Lab, index: Path) -> None:
     wheels.wheel(index, "fbt_fine", {"fine.py": "WORD = 'good'"})
     text = TELL.format(decorator='@forebay.python(pip={"numpy": "", "fbt_fine": ""})')

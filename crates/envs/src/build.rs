@@ -141,6 +141,10 @@ pub(crate) fn build(tools: &Tools<'_>, wanted: &Wanted<'_>) -> Result<Option<Bui
     if is_there() {
         return Ok(None);
     }
+    // It may have been while something that is built ahead of the index's answer was waited for.
+    if tools.watch.is_cancelled() {
+        return Err(Error::Cancelled);
+    }
     remove_leftovers(tools.folder, name)?;
     let prefix = format!("{name}.building-");
     let staging = tempfile::Builder::new().prefix(&prefix).tempdir_in(tools.folder).map_err(Error::io("create", tools.folder))?;
@@ -232,6 +236,7 @@ impl New<'_> {
         watch.progress("trying the imports");
         match trial {
             Some(trial) if trial.has_succeeded(&|| watch.is_cancelled()) => Ok(()),
+            _ if watch.is_cancelled() => Err(Error::Cancelled),
             _ => self.try_here(layers, &tried),
         }
     }
