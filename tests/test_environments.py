@@ -447,7 +447,7 @@ def test_a_run_is_cancelled_while_imports_are_tried(lab: Lab, index: Path) -> No
     """Nothing is tried any more, no environment is left, and the next run makes it anew."""
     wheels.wheel(index, "fbt_waits", {"waits.py": "import threading\nthreading.Event().wait()\n"})
     body = "import forebay\n\n@forebay.model(materialization_strategy='REPLACE')\n@forebay.python(pip={'numpy': '', 'fbt_waits': ''})\n"
-    project = lab.project({"models.py": body + "def out():\n    import waits\n    return [{'x': 1}]\n"})
+    project = lab.project({"models.py": body + "def out():\n    import numpy, waits\n    return [{'x': 1}]\n"})
     for _ in range(2):
         run = lab.start_run(project)
         while "trying the imports" not in (line := run.line()):
