@@ -145,10 +145,11 @@ class Memory:
 
 
 class Idle:
-    """A process that holds 4 MiB and does nothing, by which one sees whether idle memory was taken away.
+    """A process that holds 4 MiB and does nothing, by which one sees whether memory became slow meanwhile.
 
-    The host of a virtual machine takes idle memory back now and then. Each page of it costs 10 to 100 us at its next use, in every process that was idle,
-    which makes what is measured in milliseconds ten times slower; ALU, busy memory and the kernel's counters of faults show nothing of it.
+    Now and then each page of a virtual machine costs 10 to 140 us at its next use, in every process, so that what is measured in milliseconds takes ten
+    times as long. The kernel's counters of faults, steal and disk show nothing of it: its host took the memory back or mapped it anew, as far as one can
+    tell from inside. A busy process pays at once, an idle one when it is needed.
     """
 
     _HOLD = """
