@@ -162,17 +162,17 @@ for _ in sys.stdin:
     for at in range(0, len(held), 4096): held[at]
     print(time.monotonic_ns() - start, flush=True)
 """
-    #: A look at 1024 pages that are there takes 0.1 to 0.2 ms, at such that were taken away 8 to 20 ms.
-    _TAKEN_AWAY_NS = 2_000_000
+    #: A look at 1024 pages that are there takes 0.1 to 0.2 ms, at slow ones 3 to 30 ms.
+    _SLOW_NS = 2_000_000
 
     def __init__(self) -> None:
         self._process = subprocess.Popen([sys.executable, "-I", "-c", self._HOLD], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
-    def was_taken_away(self) -> bool:
-        """Whether memory was, since this was last asked."""
+    def became_slow(self) -> bool:
+        """Whether it did, since this was last asked."""
         assert self._process.stdin and self._process.stdout
         print(file=self._process.stdin, flush=True)
-        return int(self._process.stdout.readline()) > self._TAKEN_AWAY_NS
+        return int(self._process.stdout.readline()) > self._SLOW_NS
 
     def __enter__(self) -> Idle:
         return self

@@ -235,9 +235,9 @@ def compare(bench: Bench, kind: str, bytes_: int, systems: list[str], rounds: in
                 continue
             try:
                 for _ in range(TRIES):
-                    bench.idle.was_taken_away()
+                    bench.idle.became_slow()
                     one = bench.hand_over(system, kind, rows, bytes_, memory=number == rounds)
-                    one["disturbed"] = number < rounds and bench.idle.was_taken_away()
+                    one["disturbed"] = number < rounds and bench.idle.became_slow()
                     found[system].append(one)
                     if not one["disturbed"]:
                         break
@@ -257,12 +257,12 @@ def compare(bench: Bench, kind: str, bytes_: int, systems: list[str], rounds: in
 
 
 def undisturbed(system: str, timed: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Those that idle memory was not taken away from meanwhile, unless it was from all; what the others took is printed."""
+    """Those while which memory did not become slow (see `Idle`), unless it did in all; what the others took is printed."""
     apart = [one for one in timed if one["disturbed"]]
     if apart:
         times = "   ".join(f"{name} {ms(median(one.get(name) for one in apart))}" for name in ("publish", "receive", "hold", "scan"))
         kept = "are left out" if len(apart) < len(timed) else "count all the same"
-        print(f"{SYSTEMS[system]}: {len(apart)} of {len(timed)} hand-overs, while which the machine's host took idle memory away, {kept}: {times}")
+        print(f"{SYSTEMS[system]}: {len(apart)} of {len(timed)} hand-overs, while which the machine's memory became slow, {kept}: {times}")
     return [one for one in timed if not one["disturbed"]] or timed
 
 

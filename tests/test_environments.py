@@ -444,7 +444,7 @@ def test_imports_are_tried_where_functions_run_and_once(lab: Lab, index: Path) -
 
 
 def test_a_run_is_cancelled_while_imports_are_tried(lab: Lab, index: Path) -> None:
-    """Nothing is tried any more, no environment is left, and the next run makes it anew."""
+    """Nothing is tried any more, no environment is left, and the next run begins anew."""
     wheels.wheel(index, "fbt_waits", {"waits.py": "import threading\nthreading.Event().wait()\n"})
     body = "import forebay\n\n@forebay.model(materialization_strategy='REPLACE')\n@forebay.python(pip={'numpy': '', 'fbt_waits': ''})\n"
     project = lab.project({"models.py": body + "def out():\n    import numpy, waits\n    return [{'x': 1}]\n"})
