@@ -58,11 +58,7 @@ for tree in sys.argv[2:]:
 os._exit(0)
 "#;
 
-/// Compiles what importing some modules will need: `mark, folder for half-made files, environment, processes, modules, trees of layers`.
-///
-/// Statements are found by how lines look, not by parsing, which would take as long as compiling: those of a module's outermost block,
-/// and of blocks in it that are neither functions, classes nor for type checkers. What is found in a text by mistake is a module that
-/// does not exist, or is compiled before its time.
+/// Compiles what importing some modules will need; the file says how.
 const AHEAD: &str = include_str!("bytecode_ahead.py");
 
 /// Processes that compile ahead at a time.
