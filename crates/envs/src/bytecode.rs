@@ -24,42 +24,8 @@ pub const COMPILER_MARK: &str = "forebay-byte-code";
 /// Beside a layer's tree: it has been compiled, as far as it compiles.
 const DONE: &str = "compiled";
 
-/// Compiles the trees named by its arguments. Tests are left out: they are most of the files, and nobody imports them.
-const SCRIPT: &str = r#"
-import os, sys, threading
-threading.Thread(target=lambda: (sys.stdin.buffer.read(), os._exit(1)), daemon=True).start()
-os.nice(19)
-from importlib.util import cache_from_source
-from importlib._bootstrap_external import _code_to_timestamp_pyc, _write_atomic
-def compile_one(path):
-    target = cache_from_source(path)
-    if os.path.exists(target):
-        return
-    with open(path, "rb") as file:
-        code = compile(file.read(), path, "exec", dont_inherit=True)
-    state = os.stat(path)
-    # Not `py_compile`, which makes the whole way to the file: a package that was removed meanwhile would be half there again.
-    try:
-        os.mkdir(os.path.dirname(target))
-    except FileExistsError:
-        pass
-    _write_atomic(target, _code_to_timestamp_pyc(code, int(state.st_mtime), state.st_size))
-for tree in sys.argv[2:]:
-    for folder, folders, files in os.walk(tree):
-        folders[:] = [name for name in folders if name not in ("__pycache__", "tests", "test")]
-        for name in files:
-            if name.endswith(".py"):
-                path = os.path.join(folder, name)
-                try:
-                    compile_one(path)
-                except Exception:
-                    pass
-    open(os.path.join(os.path.dirname(tree), "compiled"), "w").close()
-os._exit(0)
-"#;
-
-/// Compiles what importing some modules will need; the file says how.
-const AHEAD: &str = include_str!("bytecode_ahead.py");
+/// What compiles.
+const SCRIPT: &str = include_str!("bytecode.py");
 
 /// Processes that compile ahead at a time.
 const AHEAD_PROCESSES_MAX: usize = 4;
@@ -86,7 +52,10 @@ fn ahead_command(python: &Path, staging: &Path, layers: &[Layer], modules: &[Str
         return None;
     }
     let mut command = Command::new(python);
-    command.args(["-I", "-S", "-W", "ignore", "-c", AHEAD, COMPILER_MARK]).args([staging, folder]).arg(processes.to_string());
+    command
+        .args(["-I", "-S", "-W", "ignore", "-c", SCRIPT, COMPILER_MARK, "ahead"])
+        .args([staging, folder])
+        .arg(processes.to_string());
     command.arg(modules.join(" ")).args(trees).current_dir(folder).env_clear();
     Some(command)
 }
@@ -103,7 +72,10 @@ pub(crate) fn compile(python: &Path, folder: &Path, layers: &[Layer], watch: Opt
         return;
     }
     let mut command = Command::new(python);
-    command.args(["-I", "-S", "-c", SCRIPT, COMPILER_MARK]).args(left.iter().map(|layer| &layer.tree)).current_dir(folder);
+    command
+        .args(["-I", "-S", "-c", SCRIPT, COMPILER_MARK, "rest"])
+        .args(left.iter().map(|layer| &layer.tree))
+        .current_dir(folder);
     command.env_clear().stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).process_group(0);
     let Ok(mut child) = command.spawn() else { return };
     if let Some(watch) = watch {

@@ -1,6 +1,8 @@
-"""Compiles what importing some modules will need, in the order in which an interpreter meets it. Executes none of it.
+"""Compiles byte code of packages. Executes none of it.
 
-Arguments: a mark, a folder for half-made files, the environment, how many processes, modules (with spaces between), trees of layers.
+Arguments: a mark; then `ahead`, a folder for half-made files, the environment, how many processes, modules (with spaces between) and trees
+of layers: what importing these modules will need, in the order in which an interpreter meets it; or `rest` and trees of layers: all that
+is left of them, at the lowest priority. Each file appears with one rename. It ends with whoever started it: standard input closes.
 
 Import statements are found by how lines look, since parsing takes as long as compiling: those of a module's outermost block, and of
 blocks in it that are neither functions, classes nor for type checkers. What is found in a text by mistake is no module, or one
@@ -11,10 +13,9 @@ import os
 import re
 import sys
 import threading
-from importlib._bootstrap_external import _code_to_timestamp_pyc
+from importlib._bootstrap_external import _code_to_timestamp_pyc, _write_atomic
 from importlib.util import cache_from_source
 
-_, _, staging, environment, processes, modules, *trees = sys.argv
 SITE = "lib/python%d.%d/site-packages" % sys.version_info[:2]
 
 #: More are left to whoever imports them: their indices fit into a pipe.
@@ -89,28 +90,46 @@ class Imports:
                     self.visit(base + "." + name)
 
 
-def compile_one(tree, path):
-    """The byte code of a module, in its layer and in the environment."""
+def byte_code(path):
+    """Where the byte code of a module belongs, and what it is; `None`: it is there."""
     target = cache_from_source(path)
     if os.path.exists(target):
-        return
+        return None
     with open(path, "rb") as file:
         code = compile(file.read(), path, "exec", dont_inherit=True)
     state = os.stat(path)
+    return target, _code_to_timestamp_pyc(code, int(state.st_mtime), state.st_size)
+
+
+def make_folder_of(path):
+    """Not `makedirs`, which makes the whole way to it: a package that was removed meanwhile would be half there again."""
+    try:
+        os.mkdir(os.path.dirname(path))
+    except FileExistsError:
+        pass
+
+
+def compile_ahead(tree, path, staging, environment):
+    """The byte code of a module, in its layer and in the environment."""
+    found = byte_code(path)
+    if not found:
+        return
+    target, code = found
     made = os.path.join(staging, "%d.pyc" % os.getpid())
     with open(made, "wb") as file:
-        file.write(_code_to_timestamp_pyc(code, int(state.st_mtime), state.st_size))
+        file.write(code)
     linked = os.path.join(environment, os.path.relpath(target, tree))
-    for place in (target, linked):
-        try:
-            os.mkdir(os.path.dirname(place))
-        except FileExistsError:
-            pass
+    make_folder_of(target)
+    make_folder_of(linked)
     os.rename(made, target)
     os.link(target, linked)
 
 
-def main():
+def ends_with_its_starter():
+    threading.Thread(target=lambda: (sys.stdin.buffer.read(), os._exit(1)), daemon=True).start()
+
+
+def ahead(staging, environment, processes, modules, *trees):
     """Never raises: what cannot be compiled is left to whoever imports it."""
     sys.setrecursionlimit(20_000)
     imports = Imports(trees)
@@ -127,16 +146,36 @@ def main():
     for _ in range(min(int(processes), len(order)) - 1):
         if os.fork() == 0:
             break
-    # It ends with whoever started it.
-    threading.Thread(target=lambda: (sys.stdin.buffer.read(), os._exit(1)), daemon=True).start()
+    ends_with_its_starter()
     while True:
         index = os.read(queue, 4)
         if not index:
             os._exit(0)
         try:
-            compile_one(*order[int.from_bytes(index, "little")])
+            compile_ahead(*order[int.from_bytes(index, "little")], staging, environment)
         except Exception:
             pass
 
 
-main()
+def rest(*trees):
+    """Tests are left out: they are most of the files, and nobody imports them. Never raises."""
+    ends_with_its_starter()
+    os.nice(19)
+    for tree in trees:
+        for folder, folders, files in os.walk(tree):
+            folders[:] = [name for name in folders if name not in ("__pycache__", "tests", "test")]
+            for name in files:
+                if not name.endswith(".py"):
+                    continue
+                try:
+                    found = byte_code(os.path.join(folder, name))
+                    if found:
+                        make_folder_of(found[0])
+                        _write_atomic(*found)
+                except Exception:
+                    pass
+        open(os.path.join(os.path.dirname(tree), "compiled"), "w").close()
+    os._exit(0)
+
+
+{"ahead": ahead, "rest": rest}[sys.argv[2]](*sys.argv[3:])
